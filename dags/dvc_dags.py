@@ -1,0 +1,71 @@
+"""The DAGs of dvc.yaml on the branch's tip: one per data set, one per model, and whatever else its stages name.
+
+`dvc.yaml` is the graph; this file only wires what `dvc_graph` lays out.
+"""
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, get_parsing_context
+from dvc_graph import Dag, lay_out, read
+from dvc_operator import EngineOperator
+
+HOME = Path(os.environ["NIGHTSHIFT_HOME"])
+REASON = Param(None, type=["null", "string"], maxLength=500, description="Why, for the record.")
+RERUN = Param(False, type="boolean", description="Compute every stage again; other bytes than before fail the run.")
+UNTIL = Param(None, type=["null", "string"], format="date", description="The last day whose data counts; empty: yesterday.")
+
+
+def timetable(dag: Dag, graph: dict) -> list[Asset] | CronTriggerTimetable | None:
+    """After the DAGs that it reads from; else every night, when a person has turned the schedule on."""
+    if dag.after:
+        return [Asset(name=name, uri=f"nightshift://{name}") for name in dag.after]
+    switch = HOME / "schedule.json"
+    if not (switch.exists() and json.loads(switch.read_text())["on"]):
+        return None
+    schedule = graph["schedule"]
+    return CronTriggerTimetable(schedule["cron"], timezone=schedule["timezone"])
+
+
+def build(dag: Dag, graph: dict) -> DAG:
+    """One DAG; every task is a verb of the engine."""
+    forms = {"rerun": RERUN, "reason": REASON} | ({} if dag.after else {"until": UNTIL})
+    with DAG(
+        dag_id=dag.id,
+        schedule=timetable(dag, graph),
+        catchup=False,
+        max_active_runs=1,
+        is_paused_upon_creation=False,
+        params=forms,
+        tags=["nightshift"],
+        doc_md=__doc__,
+        default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
+    ) as built:
+        tasks = {}
+        for task in dag.tasks.values():
+            hints = task.hints
+            settings = {name: hints[name] for name in ("queue", "pool", "retries") if name in hints}
+            if "retry_delay" in hints:
+                settings["retry_delay"] = timedelta(seconds=hints["retry_delay"])
+            if "timeout" in hints:
+                settings["execution_timeout"] = timedelta(seconds=hints["timeout"])
+            if "priority" in hints:
+                settings["priority_weight"] = hints["priority"]
+            if task.verb == "record":
+                settings["outlets"] = [Asset(name=dag.id, uri=f"nightshift://{dag.id}")]
+            tasks[task.id] = EngineOperator(
+                task_id=task.id, verb=task.verb, argument=task.argument, doc_md=task.doc, **settings
+            )
+        for task in dag.tasks.values():
+            for upstream in sorted(task.upstream):
+                tasks[upstream] >> tasks[task.id]
+    return built
+
+
+parsing = get_parsing_context()
+current = read(HOME, task=(parsing.dag_id, parsing.task_id) if parsing.dag_id and parsing.task_id else None)
+for laid_out in lay_out(current):
+    if parsing.dag_id in (None, laid_out.id):
+        globals()[laid_out.id] = build(laid_out, current)

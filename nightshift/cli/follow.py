@@ -1,0 +1,125 @@
+"""Following a night's runs live: each task waiting, running, unchanged or done; training shows its epochs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from nightshift.stack.runs import ENDED, Airflow, Run
+
+COLORS = {
+    "waiting": "dim",
+    "running": "bold cyan",
+    "done": "green",
+    "unchanged": "green",
+    "restored": "green",
+    "skipped": "yellow",
+    "failed": "bold red",
+    "not reached": "dim",
+}
+STATES = {
+    "success": "done",
+    "failed": "failed",
+    "running": "running",
+    "skipped": "skipped",
+    "upstream_failed": "not reached",
+    "up_for_retry": "waiting",
+}
+
+
+@dataclass
+class Followed:
+    """One run as a person sees it: the state of each task in order, and what a task said last."""
+
+    run: Run
+    order: list[str]
+    state: str = "queued"
+    tasks: dict[str, str] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+
+    def line(self) -> Text:
+        """The whole run on one line."""
+        text = Text(f"{self.run.dag:<20} ", style="bold")
+        for task in self.order:
+            state = self.tasks.get(task, "waiting")
+            text.append(f"{task} ", style="dim" if state == "waiting" else "")
+            text.append(state, style=COLORS[state])
+            if state == "running" and self.said.get(task):
+                text.append(f" ({self.said[task]})", style="cyan")
+            text.append("  ")
+        return text
+
+
+def follow(airflow: Airflow, runs: list[Run], console: Console, pause: float = 1.0) -> list[Followed]:
+    """Waits until the runs, and those that their assets start, have ended; shows them meanwhile.
+
+    On a terminal the lines are redrawn; elsewhere each change is a line of its own.
+    """
+    followed = [Followed(run, airflow.tasks(run.dag)) for run in runs]
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            _wait(airflow, followed, pause, lambda _: live.update(Group(*(f.line() for f in followed))))
+    else:
+        _wait(airflow, followed, pause, lambda change: change and console.print(change, highlight=False, soft_wrap=True))
+    return followed
+
+
+def _wait(airflow: Airflow, followed: list[Followed], pause: float, show: Callable[[str], object]) -> None:
+    while True:
+        for one in list(followed):
+            if one.state in ENDED:
+                continue
+            state = airflow.state(one.run)  # before its tasks, so that no task's last change is missed
+            for change in _look(airflow, one):
+                show(f"{time.strftime('%H:%M:%S')}  {one.run.dag}  {change}")
+            one.state = state
+            known = {other.run for other in followed}
+            if state == "success":
+                for started in airflow.started_by(one.run):
+                    if started not in known:
+                        followed.append(Followed(started, airflow.tasks(started.dag)))
+        show("")
+        if all(one.state in ENDED for one in followed):
+            return
+        time.sleep(pause)
+
+
+def _look(airflow: Airflow, one: Followed) -> list[str]:
+    """Takes in the run's tasks as they are now; returns what changed, in words."""
+    changes = []
+    for task, instance in airflow.instances(one.run).items():
+        state = STATES.get(instance["state"] or "", "waiting")
+        if state == "done" and one.tasks.get(task) in ("done", "unchanged", "restored"):
+            continue
+        if state in ("done", "skipped") and one.tasks.get(task) != state:
+            receipt = airflow.receipt(one.run, task)
+            one.said[task] = receipt.get("message", "")
+            if receipt.get("outcome") in ("unchanged", "restored"):
+                state = receipt["outcome"]
+        if state == "running" and task.startswith("train"):
+            line = _last_epoch(airflow, one.run, task, instance["try_number"])
+            if line and line != one.said.get(task):
+                one.said[task] = line
+                changes.append(f"{task}: {line}")
+        if state == "failed" and one.tasks.get(task) != "failed":
+            one.said[task] = _reason(airflow, one.run, task, instance["try_number"])
+        if state != one.tasks.get(task) and not (state == "waiting" and task not in one.tasks):
+            said = f" ({one.said[task]})" if one.said.get(task) and state != "running" else ""
+            changes.append(f"{task}: {state}{said}")
+        one.tasks[task] = state
+    return changes
+
+
+def _last_epoch(airflow: Airflow, run: Run, task: str, attempt: int) -> str:
+    lines = [line for line in airflow.log(run, task, attempt) if line.startswith("epoch ")]
+    return lines[-1] if lines else ""
+
+
+def _reason(airflow: Airflow, run: Run, task: str, attempt: int) -> str:
+    """The last thing that a failed task said for itself."""
+    lines = [line for line in airflow.log(run, task, attempt) if line.strip()]
+    said = [line for line in lines if not line.startswith(("Task failed", "::", "Pre task", "Post task"))]
+    return said[-1].strip() if said else "see the task's log"

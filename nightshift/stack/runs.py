@@ -1,0 +1,127 @@
+"""Airflow's runs over its REST API (version 2), as far as a night needs it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from nightshift.errors import NightshiftError
+
+ENDED = {"success", "failed"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one DAG."""
+
+    dag: str
+    id: str
+
+
+class Airflow:
+    """A client with a token of its own.
+
+    Raises:
+        NightshiftError: Airflow does not answer, or refuses the password.
+    """
+
+    def __init__(self, url: str, user: str, password: str):
+        self.url = url
+        self._http = httpx.Client(base_url=url, timeout=60)
+        answer = self._send("POST", "/auth/token", json={"username": user, "password": password})
+        self._http.headers["Authorization"] = f"Bearer {answer['access_token']}"
+
+    def _send(self, method: str, path: str, **options: Any) -> Any:
+        for patience in (1, 3, 0):  # a busy api-server answers late; what is asked for here may be asked again
+            try:
+                answer = self._http.request(method, path, **options)
+                break
+            except httpx.TransportError as error:
+                if not patience or method == "POST":
+                    raise NightshiftError(f"Airflow at {self.url} does not answer: {error}", "nightshift up") from None
+                time.sleep(patience)
+        if answer.is_error:
+            detail = _detail(answer)
+            raise NightshiftError(f"Airflow said {answer.status_code} to {method} {path}: {detail}")
+        return answer.json() if answer.content else None
+
+    def import_errors(self) -> list[str]:
+        """What keeps a DAG file from being read, each the last line of its traceback."""
+        errors = self._send("GET", "/api/v2/importErrors")["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
+
+    def dags(self) -> dict[str, dict[str, Any]]:
+        """Our DAGs by id, as Airflow knows them now."""
+        found = self._send("GET", "/api/v2/dags", params={"tags": "nightshift", "limit": 1000})["dags"]
+        return {dag["dag_id"]: dag for dag in found if not dag.get("is_stale")}
+
+    def tasks(self, dag: str) -> list[str]:
+        """The ids of a DAG's tasks, upstream first."""
+        found = {t["task_id"]: set(t["downstream_task_ids"]) for t in self._send("GET", f"/api/v2/dags/{dag}/tasks")["tasks"]}
+        ordered: list[str] = []
+        while found:
+            free = sorted(task for task in found if not any(task in later for later in found.values()))
+            ordered += free
+            for task in free:
+                del found[task]
+        return ordered
+
+    def parse(self, file_token: str) -> None:
+        """Asks the dag-processor to read a DAG file now."""
+        self._send("PUT", f"/api/v2/parseDagFile/{file_token}")
+
+    def trigger(self, dag: str, conf: dict[str, Any]) -> Run:
+        """Starts a run; ``conf`` is what the form would send."""
+        answer = self._send("POST", f"/api/v2/dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})
+        return Run(dag, answer["dag_run_id"])
+
+    def state(self, run: Run) -> str:
+        """``queued``, ``running``, ``success`` or ``failed``."""
+        state: str = self._send("GET", f"/api/v2/dags/{run.dag}/dagRuns/{run.id}")["state"]
+        return state
+
+    def active(self, dag: str) -> list[Run]:
+        """Runs of a DAG that have not ended."""
+        found = self._send("GET", f"/api/v2/dags/{dag}/dagRuns", params={"state": ["queued", "running"], "limit": 100})
+        return [Run(dag, run["dag_run_id"]) for run in found["dag_runs"]]
+
+    def instances(self, run: Run) -> dict[str, dict[str, Any]]:
+        """The run's task instances by task id."""
+        found = self._send("GET", f"/api/v2/dags/{run.dag}/dagRuns/{run.id}/taskInstances", params={"limit": 1000})
+        return {instance["task_id"]: instance for instance in found["task_instances"]}
+
+    def receipt(self, run: Run, task: str) -> dict[str, Any]:
+        """What a task said at its end; empty when it said nothing."""
+        try:
+            value = self._send("GET", f"/api/v2/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{task}/xcomEntries/return_value")
+        except NightshiftError:
+            return {}
+        return value["value"] if isinstance(value["value"], dict) else {}
+
+    def log(self, run: Run, task: str, attempt: int) -> Iterator[str]:
+        """The lines of a task's log."""
+        path = f"/api/v2/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{task}/logs/{attempt}"
+        for entry in self._send("GET", path, headers={"Accept": "application/json"})["content"]:
+            yield entry["event"] if isinstance(entry, dict) else entry
+
+    def started_by(self, run: Run) -> list[Run]:
+        """The runs that this run's asset started."""
+        events = self._send(
+            "GET", "/api/v2/assets/events", params={"source_dag_id": run.dag, "source_run_id": run.id, "limit": 100}
+        )["asset_events"]
+        return [Run(made["dag_id"], made["run_id"]) for event in events for made in event["created_dagruns"]]
+
+    def fail(self, run: Run) -> None:
+        """Ends a run that a person gave up on."""
+        self._send("PATCH", f"/api/v2/dags/{run.dag}/dagRuns/{run.id}", json={"state": "failed"})
+
+
+def _detail(answer: httpx.Response) -> str:
+    """The part of Airflow's error that a person can use: before the schema that was violated."""
+    try:
+        detail = answer.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:300]
+    return str(detail).partition("\n\n")[0]
