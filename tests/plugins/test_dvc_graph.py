@@ -1,0 +1,76 @@
+"""Which tasks stand where, for our own dvc.yaml and for shapes that other people's have."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "plugins"))
+
+from dvc_graph import Dag, lay_out  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, Dag]:
+    rendered = subprocess.run(
+        [sys.executable, "-m", "nightshift.engine", "graph", "--root", str(ROOT)], capture_output=True, text=True, check=True
+    )
+    return {dag.id: dag for dag in lay_out(json.loads(rendered.stdout))}
+
+
+def stage(*, deps=(), outs=(), upstream=(), **airflow) -> dict:
+    return {"deps": list(deps), "outs": [{"path": out} for out in outs], "upstream": list(upstream), "meta": {"airflow": airflow}}
+
+
+def test_one_dag_per_data_set_and_one_per_model(dags):
+    assert sorted(dags) == ["ingest_cifar10", "ingest_mnist", "train_cifar10-cnn", "train_mnist-mlp"]
+
+
+def test_a_data_sets_dag_has_the_tasks_of_the_design_in_their_order(dags):
+    tasks = dags["ingest_cifar10"].tasks
+    assert {name: task.upstream for name, task in tasks.items()} == {
+        "begin": set(),
+        "ingest": {"begin"},
+        "validate": {"ingest"},
+        "accept": {"validate"},
+        "prepare": {"ingest", "validate", "accept"},
+        "record": {"prepare"},
+    }
+
+
+def test_a_models_dag_pins_after_train_and_deploys_after_the_record(dags):
+    tasks = dags["train_cifar10-cnn"].tasks
+    assert tasks["train"].upstream == {"begin"}
+    assert tasks["pin"].upstream == {"train"}
+    assert "pin" in tasks["evaluate"].upstream
+    assert tasks["record"].upstream == {"publish"}
+    assert tasks["deploy"].upstream == {"record"}
+    assert (tasks["deploy"].verb, tasks["deploy"].argument) == ("deploy", "cifar10-cnn")
+
+
+def test_a_models_dag_starts_after_its_data_sets(dags):
+    assert dags["train_cifar10-cnn"].after == ["ingest_cifar10"]
+    assert dags["ingest_cifar10"].after == []
+
+
+def test_a_stage_without_a_hint_lands_in_one_dag_with_its_edges():
+    graph = {"stages": {"a": stage(outs=["x"]), "b": stage(deps=["x"], upstream=["a"])}, "data": []}
+    (dag,) = lay_out(graph)
+    assert dag.id == "dvc"
+    assert dag.tasks["b"].upstream == {"a"}
+    assert dag.tasks["a"].upstream == {"begin"}
+    assert "deploy" not in dag.tasks
+
+
+def test_two_stages_of_one_loop_in_one_dag_keep_apart():
+    graph = {"stages": {"fit@s": stage(), "fit@l": stage()}, "data": []}
+    (dag,) = lay_out(graph)
+    assert {"fit.s", "fit.l"} < set(dag.tasks)
+
+
+def test_an_unknown_hint_names_the_stage():
+    with pytest.raises(ValueError, match=r"stage 'a'.*unknown que; known: dag"):
+        lay_out({"stages": {"a": stage(que="gpu")}, "data": []})
