@@ -1,0 +1,189 @@
+"""The child processes of one stack: started in sessions of their own, found again later, stopped and nobody else's.
+
+A process is remembered in ``<home>/run/<name>.json`` by its id **and its start time**: an id that the system gave to
+another process since is never taken for ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from nightshift.errors import NightshiftError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes whose pid files and logs live below ``home`` (folders ``run`` and ``logs``)."""
+
+    home: Path
+
+    def log(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+    def _pid_file(self, name: str) -> Path:
+        return self.home / "run" / f"{name}.json"
+
+    def names(self) -> list[str]:
+        """Every process ever started here whose pid file is still there, running or not."""
+        return sorted(path.stem for path in (self.home / "run").glob("*.json"))
+
+    def start(self, name: str, command: list[str], environment: Mapping[str, str], cwd: Path) -> int:
+        """Starts ``command`` as ``name``, its output appended to its log; returns the process id.
+
+        ``environment`` is all that the child gets. The session is its own, so closing the terminal does not end it.
+        """
+        self._pid_file(name).parent.mkdir(parents=True, exist_ok=True)
+        self.log(name).parent.mkdir(parents=True, exist_ok=True)
+        if self.log(name).exists() and self.log(name).stat().st_size > 20_000_000:
+            self.log(name).replace(self.log(name).with_suffix(".log.1"))
+        with self.log(name).open("ab") as log:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        started = start_time(child.pid)
+        # A child that dies at once leaves no start time: its waiter finds it gone and shows the log.
+        if started is not None:
+            remember(self._pid_file(name), child.pid, started)
+        return child.pid
+
+    def running(self, name: str) -> int | None:
+        """The process id of ``name``, None when it does not run (any more)."""
+        return recalled(self._pid_file(name))
+
+    def stop(self, name: str, patience_s: float = 10.0) -> bool:
+        """Ends ``name`` and all its descendants; True when there was something to end.
+
+        SIGTERM first; what is still there after ``patience_s`` seconds is killed, in whichever session it hid.
+        """
+        pid = self.running(name)
+        if pid is not None:
+            stop_tree(pid, patience_s)
+        self._pid_file(name).unlink(missing_ok=True)
+        return pid is not None
+
+    def tail(self, name: str, lines: int = 15) -> str:
+        """The last lines of the log of ``name``."""
+        path = self.log(name)
+        if not path.exists():
+            return ""
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 20_000))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+
+
+def remember(path: Path, pid: int, started: str) -> None:
+    """Writes a pid file whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"pid": pid, "started": started}))
+    temporary.replace(path)
+
+
+def recalled(path: Path) -> int | None:
+    """The id in a pid file if that very process still runs, else None."""
+    try:
+        entry = json.loads(path.read_text())
+        pid, started = int(entry["pid"]), str(entry["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return pid if start_time(pid) == started else None
+
+
+def start_time(pid: int) -> str | None:
+    """When process ``pid`` started, as text to compare; None when it is gone or a zombie."""
+    try:
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return None
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists():  # in ticks since boot: a corrected clock does not change it, as it changes psutil's
+            return stat.read_text().rpartition(")")[2].split()[19]
+        return str(psutil.Process(pid).create_time())
+    except (psutil.Error, OSError):
+        return None
+
+
+def stop_tree(pid: int, patience_s: float = 10.0) -> None:
+    """Ends a process with all its descendants: SIGTERM to it, SIGKILL to what is left after ``patience_s`` seconds."""
+    try:
+        root = psutil.Process(pid)
+        family = [root, *root.children(recursive=True)]
+        root.terminate()
+    except psutil.NoSuchProcess:
+        return
+    deadline = time.monotonic() + patience_s
+    while psutil.wait_procs([root], timeout=0.2)[1] and time.monotonic() < deadline:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += [child for child in root.children(recursive=True) if child not in family]
+    kill(family)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)  # its session's group: orphans that no parent leads to
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kills each and waits until it is gone (psutil refuses when an id belongs to another process now)."""
+    left = list(processes)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=5)
+
+
+def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
+    """``count`` ports of loopback that nobody listens on now, outside the range that outgoing connections use."""
+    taken, found = set(taken), list[int]()
+    candidates = random.SystemRandom().sample(range(20_000, 32_000), 2_000)
+    for port in candidates:
+        if len(found) == count:
+            break
+        if port not in taken and port_is_free(port):
+            found.append(port)
+    return found
+
+
+def port_is_free(port: int) -> bool:
+    """Whether ``port`` of loopback can be listened on."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def port_holder(port: int) -> str:
+    """Who listens on ``port``, in words; empty when the system does not say (another user's process)."""
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                process = psutil.Process(connection.pid)
+                return f"process {connection.pid}: {' '.join(process.cmdline())[:100]} (in {process.cwd()})"
+    except psutil.Error:
+        pass
+    return ""
+
+
+def taken_port(port: int, what: str, variable: str, detail: str = "") -> NightshiftError:
+    """The error for a port that somebody else holds: names it, the holder if known, and the variable that moves it."""
+    holder = port_holder(port)
+    return NightshiftError(
+        f"Port {port}, meant for {what}, is taken{' by ' + holder if holder else ''}{': ' + detail if detail else ''}",
+        f"stop what holds it, or choose another port: {variable}=<port> nightshift up",
+    )
