@@ -1,0 +1,9 @@
+"""What publisher, endpoint, UI and command line share: the release format, the registry and the ledger.
+
+store      a bucket or a folder, with create-only writes
+manifest   the file that lists a release's files, digests and signature
+golden     requests with known answers, and how close an answer must be
+registry   releases/<model>/<digest>/…
+ledger     ledger/<model>/orders/<n>.json and …/outcomes/<n>.json
+promotion  order, proof, outcome: deploy, promote and rollback are one function
+"""

@@ -1,0 +1,230 @@
+"""The ledger: what serves, and why. Append-only; an entry is an order, its outcome stands beside it.
+
+    ledger/<model>/orders/00000007.json      create-only: of two writers one gets the number, the other decides again
+    ledger/<model>/outcomes/00000007.json    create-only: proven, refused, or superseded by a newer order
+
+Endpoints serve the newest order that is proven or has no outcome yet. The champion is the newest proven one. A writer
+that dies leaves an order without outcome, never a gap: the next writer settles it after its deadline.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeVar
+from uuid import uuid4
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from nightshift.releases.errors import ReleaseCorrupt
+from nightshift.releases.manifest import Name, Sha256, refuse_newer
+from nightshift.releases.store import Store
+
+FORMAT = 1
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Order(_Entry):
+    """Serve this release. ``previous`` is the digest that endpoints served or were to serve before it.
+
+    ``what`` "deploy" is a night's, "promote" and "rollback" are a person's. ``away_from`` holds the model digests that
+    a rollback takes away, which no night orders again. ``id`` tells two writers of equal orders apart.
+    """
+
+    format: int = FORMAT
+    sequence: int = Field(ge=1)
+    id: str
+    model: Name
+    kind: Literal["champion"] = "champion"
+    digest: Sha256
+    model_digest: Sha256
+    previous: Sha256 | None
+    who: str
+    what: Literal["deploy", "promote", "rollback"]
+    reason: str
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    away_from: tuple[str, ...] = ()
+    ordered_at: AwareDatetime
+    deadline: AwareDatetime
+
+    def expired(self, at: datetime | None = None) -> bool:
+        return (at or now()) >= self.deadline
+
+
+class Outcome(_Entry):
+    """What became of an order. ``replicas`` are the endpoint URLs that proved it.
+
+    ``fault`` says, of a refusal, whether the release did not hold up or no endpoint could be asked: only the first
+    tells anything about the release.
+    """
+
+    format: int = FORMAT
+    state: Literal["proven", "refused", "superseded"]
+    reason: str
+    fault: Literal["release", "endpoint"] | None = None
+    replicas: tuple[str, ...] = ()
+    at: AwareDatetime
+
+
+Entry = TypeVar("Entry", Order, Outcome)
+History = list[tuple[Order, Outcome | None]]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """Reads and writes the ledger of a store. Entries never change, so what was read once is kept."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._read: dict[str, Order | Outcome] = {}
+
+    def models(self) -> list[str]:
+        """Models with at least one order."""
+        keys = [key.split("/") for key in self.store.list("ledger/")]
+        return sorted({parts[1] for parts in keys if len(parts) == 4 and parts[2] == "orders"})
+
+    def newest(self, model: str) -> Order | None:
+        """The order with the highest number, whatever became of it."""
+        keys = self.store.list(f"ledger/{model}/orders/")
+        return self._get(keys[-1], Order) if keys else None
+
+    def orders(self, model: str) -> list[Order]:
+        """All orders, oldest first."""
+        return [order for order, _ in self.history(model)]
+
+    def history(self, model: str) -> History:
+        """All orders with their outcomes (None while there is none), oldest first."""
+        return list(reversed(list(self._newest_first(model))))
+
+    def candidates(self, model: str) -> Iterator[Order]:
+        """What an endpoint may serve, best first: orders without outcome, newest first, then the champion."""
+        for order, outcome in self._newest_first(model):
+            if outcome is None or outcome.state == "proven":
+                yield order
+            if outcome is not None and outcome.state == "proven":
+                return
+
+    def live(self, model: str) -> Order | None:
+        """The champion: the newest proven order."""
+        return live(self._newest_first(model))
+
+    def wanted(self, model: str) -> Order | None:
+        """What endpoints serve: the newest order that is proven or has no outcome yet."""
+        return next(self.candidates(model), None)
+
+    def order(
+        self,
+        model: str,
+        *,
+        digest: str,
+        model_digest: str,
+        who: str,
+        what: Literal["deploy", "promote", "rollback"],
+        reason: str,
+        evidence: dict[str, Any],
+        deadline: timedelta,
+        check: Callable[[History], None] | None = None,
+    ) -> Order:
+        """Put an order under the next number, as often as it takes.
+
+        ``check`` gets the history that this order would follow, each time again when another writer was faster; what
+        it raises ends the attempt with nothing written.
+        """
+        identity = uuid4().hex
+        while True:
+            history = self.history(model)
+            if check:
+                check(history)
+            before = next((o for o, out in reversed(history) if out is None or out.state == "proven"), None)
+            champion = live(reversed(history))
+            taken_away = {o.model_digest for o in (before, champion) if o and what == "rollback"} - {model_digest}
+            at = now()
+            order = Order(
+                sequence=history[-1][0].sequence + 1 if history else 1,
+                id=identity,
+                model=model,
+                digest=digest,
+                model_digest=model_digest,
+                previous=before.digest if before else None,
+                who=who,
+                what=what,
+                reason=reason,
+                evidence=evidence,
+                away_from=tuple(sorted(taken_away)),
+                ordered_at=at,
+                deadline=at + deadline,
+            )
+            key = _order_key(model, order.sequence)
+            # A put that timed out and was sent again finds its own first try: ours by the id, not by the answer.
+            if self.store.put_new(key, _dump(order)) or self._get(key, Order).id == identity:
+                return order
+
+    def settle(self, order: Order, outcome: Outcome) -> Outcome:
+        """Put the outcome beside its order; returns the one that stands, which may be another writer's."""
+        key = _outcome_key(order.model, order.sequence)
+        self.store.put_new(key, _dump(outcome))
+        return self._get(key, Outcome)
+
+    def _newest_first(self, model: str) -> Iterator[tuple[Order, Outcome | None]]:
+        """Lazily: who needs the champion does not read a year of orders."""
+        outcomes = set(self.store.list(f"ledger/{model}/outcomes/"))
+        # Orders are listed after outcomes: what was settled in between is read as not yet settled, never the reverse.
+        for key in reversed(self.store.list(f"ledger/{model}/orders/")):
+            order = self._get(key, Order)
+            beside = _outcome_key(model, order.sequence)
+            yield order, self._get(beside, Outcome) if beside in outcomes else None
+
+    def _get(self, key: str, kind: type[Entry]) -> Entry:
+        found = self._read.get(key)
+        if not isinstance(found, kind):
+            try:
+                parsed = json.loads(self.store.get(key))
+                refuse_newer(parsed, key, FORMAT)
+                found = self._read[key] = kind.model_validate(parsed)
+            except (ValidationError, ValueError) as error:
+                raise ReleaseCorrupt(
+                    f"{self.store.url}/{key} is no {kind.__name__}: {error}", "ask who wrote it"
+                ) from error
+        return found
+
+
+def live(newest_first: Iterator[tuple[Order, Outcome | None]]) -> Order | None:
+    return next((order for order, outcome in newest_first if outcome and outcome.state == "proven"), None)
+
+
+def barred(history: Sequence[tuple[Order, Outcome | None]], model_digest: str) -> str | None:
+    """Why no night may order this model, in words; None when one may.
+
+    A person rolled back from it (until a person orders it again), or its newest order was refused for its own fault.
+    """
+    rolled_back: Order | None = None
+    newest: tuple[Order, Outcome | None] | None = None
+    for order, outcome in history:
+        if model_digest in order.away_from:
+            rolled_back = order
+        if order.model_digest == model_digest:
+            newest = (order, outcome)
+            if order.what != "deploy":
+                rolled_back = None
+    if rolled_back:
+        return f"{rolled_back.who} rolled back from this model with order {rolled_back.sequence}: {rolled_back.reason}"
+    if newest and newest[1] and newest[1].state == "refused" and newest[1].fault != "endpoint":
+        return f"order {newest[0].sequence} of this model was refused: {newest[1].reason}"
+    return None
+
+
+def _dump(entry: BaseModel) -> bytes:
+    return (json.dumps(entry.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _order_key(model: str, sequence: int) -> str:
+    return f"ledger/{model}/orders/{sequence:08d}.json"
+
+
+def _outcome_key(model: str, sequence: int) -> str:
+    return f"ledger/{model}/outcomes/{sequence:08d}.json"

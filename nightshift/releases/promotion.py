@@ -1,0 +1,208 @@
+"""Order, proof, outcome: a night's deploy, a person's promote and a rollback are this one function.
+
+A night stops at three rules that bind nobody else: what serves already is not ordered again (*unchanged*), what a
+person rolled back from or what was refused is not ordered again (*barred*), and an order is put only while the model
+that the gate met still serves (*fenced*).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import httpx
+
+from nightshift.releases import golden
+from nightshift.releases.errors import ReleaseCorrupt, ReleaseUnknown
+from nightshift.releases.ledger import History, Ledger, Order, Outcome, barred, live, now
+from nightshift.releases.manifest import GOLDEN, Manifest, short
+from nightshift.releases.proof import prove, reachable, tell
+from nightshift.releases.registry import Registry
+
+State = Literal["proven", "refused", "superseded", "fenced", "unchanged", "barred"]
+What = Literal["deploy", "promote", "rollback"]
+
+_PROBE = timedelta(seconds=5)  # for an order that its own writer left behind
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it. ``order`` is None when nothing was ordered; ``reason`` is a sentence for people."""
+
+    state: State
+    order: Order | None
+    reason: str
+
+    @property
+    def exit_code(self) -> int:
+        return {"refused": 1, "fenced": 3, "barred": 3}.get(self.state, 0)
+
+
+class _Stop(Exception):
+    """A rule that binds nights ends the attempt."""
+
+    def __init__(self, state: State, reason: str):
+        super().__init__(reason)
+        self.result = Result(state, None, reason)
+
+
+class _Wait(Exception):
+    """Another order is between order and outcome."""
+
+
+def promote(
+    registry: Registry,
+    ledger: Ledger,
+    model: str,
+    digest: str,
+    *,
+    endpoints: Sequence[str],
+    who: str,
+    what: What,
+    reason: str,
+    evidence: dict[str, Any],
+    deadline_s: float,
+    fence: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Make this release (full digest) the champion, and return only when that is proven or has failed.
+
+    ``fence`` is the digest of the opponent that the gate met (None: there was none) and binds only "deploy".
+    Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, StoreUnavailable.
+    """
+    urls = [url.rstrip("/") for url in endpoints if url.strip()]
+    if not urls:
+        return Result("refused", None, "no endpoint is set: name its URLs in NIGHTSHIFT_ENDPOINTS, comma-separated")
+    manifest = registry.manifest(model, digest)
+    requests = golden.load(registry.read(model, digest, GOLDEN))
+    patience = timedelta(seconds=deadline_s)
+
+    with httpx.Client(timeout=10) as client:
+        _settle_left_behind(client, urls, registry, ledger, model, digest, say)
+        order = None
+        if what == "deploy":
+            order = _own_unsettled(ledger, model, digest)
+            if order is None:
+                silent = _silent(client, urls, patience)
+                if silent:  # an order that nobody can prove would only be refused
+                    return Result("refused", None, f"{silent} does not answer, so nothing was ordered: start it first")
+        try:
+            while order is None:
+                try:
+                    order = ledger.order(
+                        model,
+                        digest=digest,
+                        model_digest=manifest.model_digest,
+                        who=who,
+                        what=what,
+                        reason=reason,
+                        evidence=evidence,
+                        deadline=patience,
+                        check=_rules(registry, manifest, fence) if what == "deploy" else None,
+                    )
+                except _Wait as other:
+                    say(str(other))
+                    time.sleep(0.5)
+                    _settle_left_behind(client, urls, registry, ledger, model, digest, say)
+        except _Stop as stop:
+            return stop.result
+        say(f"order {order.sequence}: {model} {short(digest)}")
+        _supersede_older(ledger, order)
+        # An adopted order of a run that died may be past its deadline: it gets the time that a new one would get.
+        until = order.deadline if not order.expired() else now() + patience
+        outcome = ledger.settle(order, prove(client, urls, ledger, order, requests, until, say))
+        if outcome.state == "refused":
+            for url in urls:
+                tell(client, url)  # back to the champion now, not at the next poll
+        return Result(outcome.state, order, outcome.reason)
+
+
+def _rules(registry: Registry, manifest: Manifest, fence: str | None) -> Callable[[History], None]:
+    def check(history: History) -> None:
+        newest = next((order for order, outcome in reversed(history) if outcome is None), None)
+        champion = live(reversed(history))
+        if newest and (champion is None or newest.sequence > champion.sequence):
+            raise _Wait(f"waiting for the outcome of order {newest.sequence} of {newest.who}")
+        if champion and champion.model_digest == manifest.model_digest:
+            raise _Stop("unchanged", f"{short(champion.digest)} serves already, by order {champion.sequence}")
+        bar = barred(history, manifest.model_digest)
+        if bar:
+            raise _Stop("barred", bar)
+        if not _is_opponent(registry, champion, fence):
+            met = short(fence) if fence else "no champion"
+            serves = (
+                f"{short(champion.digest)} serves since order {champion.sequence}" if champion else "nothing serves"
+            )
+            raise _Stop("fenced", f"the gate met {met}, but {serves}: the next night judges again")
+
+    return check
+
+
+def _is_opponent(registry: Registry, champion: Order | None, fence: str | None) -> bool:
+    if champion is None or fence is None:
+        return champion is None and fence is None
+    if champion.digest == fence:
+        return True
+    try:
+        return registry.manifest(champion.model, fence).model_digest == champion.model_digest
+    except ReleaseUnknown:
+        return False
+
+
+def _own_unsettled(ledger: Ledger, model: str, digest: str) -> Order | None:
+    """An order for this very release that a night's earlier, dead attempt put and did not settle: it is continued."""
+    wanted = ledger.wanted(model)
+    champion = ledger.live(model)
+    if wanted and wanted.digest == digest and wanted.what == "deploy" and wanted != champion:
+        return wanted
+    return None
+
+
+def _settle_left_behind(
+    client: httpx.Client,
+    urls: Sequence[str],
+    registry: Registry,
+    ledger: Ledger,
+    model: str,
+    digest: str,
+    say: Callable[[str], None],
+) -> None:
+    """Give every order whose deadline passed without an outcome the one that it deserves now.
+
+    One for ``digest`` by a night is left: the caller continues it.
+    """
+    newer: Order | None = None
+    for order, outcome in reversed(ledger.history(model)):
+        if outcome is None and newer:
+            ledger.settle(order, Outcome(state="superseded", reason=f"superseded by order {newer.sequence}", at=now()))
+        elif outcome is None and order.expired() and not (order.digest == digest and order.what == "deploy"):
+            say(f"settling order {order.sequence} of {order.who}, which passed its deadline")
+            try:
+                requests = golden.load(registry.read(model, order.digest, GOLDEN))
+                outcome = prove(client, urls, ledger, order, requests, now() + _PROBE, say)
+            except (ReleaseCorrupt, ReleaseUnknown) as error:
+                outcome = Outcome(state="refused", reason=error.message, fault="release", at=now())
+            outcome = ledger.settle(order, outcome)
+        if outcome is None or outcome.state == "proven":
+            newer = newer or order
+
+
+def _supersede_older(ledger: Ledger, order: Order) -> None:
+    for older, outcome in ledger.history(order.model):
+        if outcome is None and older.sequence < order.sequence:
+            reason = f"superseded by order {order.sequence}"
+            ledger.settle(older, Outcome(state="superseded", reason=reason, at=now()))
+
+
+def _silent(client: httpx.Client, urls: Sequence[str], patience: timedelta) -> str | None:
+    """The first URL that did not answer in this time; None when all do."""
+    until = now() + patience
+    waiting = list(urls)
+    while True:
+        waiting = [url for url in waiting if not reachable(client, url)]
+        if not waiting:
+            return None
+        if now() >= until:
+            return waiting[0]
+        time.sleep(0.5)

@@ -1,0 +1,130 @@
+"""Proof over the wire: does every replica answer the golden requests with the wanted digest?"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import httpx
+
+from nightshift.releases import golden
+from nightshift.releases.golden import Golden
+from nightshift.releases.ledger import Ledger, Order, Outcome, now
+from nightshift.releases.manifest import short
+
+
+@dataclass
+class Replica:
+    """One endpoint URL and what is known of it. ``fault`` is "endpoint" while nothing speaks against the release."""
+
+    url: str
+    state: Literal["waiting", "proven", "refused"] = "waiting"
+    reason: str = "was not asked yet"
+    fault: Literal["release", "endpoint"] = "endpoint"
+    told: bool = field(default=False, repr=False)
+
+
+def prove(
+    client: httpx.Client,
+    endpoints: Sequence[str],
+    ledger: Ledger,
+    order: Order,
+    requests: Golden,
+    until: datetime,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Wait until every replica proves the order, one refuses it, a newer order is put, or the time is over.
+
+    Writes nothing: the caller settles the order with the returned outcome.
+    """
+    replicas = [Replica(url) for url in endpoints]
+    pause = 0.1
+    while True:
+        newest = ledger.newest(order.model)
+        if newest and newest.sequence > order.sequence:
+            return Outcome(state="superseded", reason=f"superseded by order {newest.sequence}", at=now())
+        for replica in replicas:
+            if replica.state == "waiting":
+                _ask(client, replica, order, requests)
+                if replica.state == "proven":
+                    say(f"{replica.url} answers as {short(order.digest)}")
+        refused = [replica for replica in replicas if replica.state == "refused"]
+        waiting = [replica for replica in replicas if replica.state == "waiting"]
+        if refused:
+            return Outcome(state="refused", reason=f"{refused[0].url} {refused[0].reason}", fault="release", at=now())
+        if not waiting:
+            reason = f"{len(replicas)} of {len(replicas)} replicas agree on {len(requests.cases)} golden requests"
+            return Outcome(state="proven", reason=reason, replicas=tuple(endpoints), at=now())
+        if now() >= until:
+            fault: Literal["release", "endpoint"] = (
+                "endpoint" if all(replica.fault == "endpoint" for replica in waiting) else "release"
+            )
+            reason = f"{waiting[0].url} {waiting[0].reason} at the deadline"
+            return Outcome(state="refused", reason=reason, fault=fault, at=now())
+        time.sleep(pause)
+        pause = min(pause * 1.5, 1.0)
+
+
+def tell(client: httpx.Client, url: str) -> bool:
+    """Ask a replica to read the ledger now instead of at its next poll; False when it does not answer."""
+    try:
+        return client.post(f"{url}/refresh").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def reachable(client: httpx.Client, url: str) -> bool:
+    try:
+        return client.get(f"{url}/v2/health/live").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden) -> None:
+    """Update what is known of one replica."""
+    try:
+        if not replica.told:
+            replica.told = tell(client, replica.url)
+        answer = client.get(f"{replica.url}/status")
+        status = answer.json() if answer.status_code == 200 else {}
+        of_model = status["models"].get(order.model, {})
+        refused = of_model.get("refused")
+        if refused and refused["sequence"] == order.sequence:
+            replica.state, replica.reason = "refused", f"refuses it: {refused['reason']}"
+            return
+        if of_model.get("serving") != order.digest:
+            serving = of_model.get("serving")
+            replica.reason = f"still serves {short(serving)}" if serving else "serves nothing yet"
+            replica.fault = "release"
+            if status.get("problem"):
+                replica.reason += f" ({status['problem']})"
+                replica.fault = "endpoint"  # it cannot read the registry: that says nothing about the release
+            return
+        wrong = _wrong_answer(client, replica.url, order, requests)
+    except httpx.HTTPError as error:
+        replica.reason, replica.fault = f"does not answer ({type(error).__name__})", "endpoint"
+    except (KeyError, ValueError, TypeError, AttributeError):
+        replica.reason, replica.fault = "does not answer like a Nightshift endpoint", "endpoint"
+    else:
+        replica.state, replica.reason = ("refused", wrong) if wrong else ("proven", "agrees")
+
+
+def _wrong_answer(client: httpx.Client, url: str, order: Order, requests: Golden) -> str | None:
+    """What is wrong with its answers to the golden requests, in words.
+
+    Each goes to the release by its version, and the first also to the model's plain path, where users are.
+    """
+    pinned, plain = f"/v2/models/{order.model}/versions/{short(order.digest)}/infer", f"/v2/models/{order.model}/infer"
+    asked = [(pinned, index, case) for index, case in enumerate(requests.cases)] + [(plain, 0, requests.cases[0])]
+    for path, index, case in asked:
+        answer = client.post(url + path, json={"inputs": case.inputs})
+        body: dict[str, Any] = answer.json()
+        if answer.status_code != 200:
+            return f"answers golden request {index + 1} at {path} with {answer.status_code}: {body.get('error')}"
+        if answer.headers.get("nightshift-digest") != order.digest:
+            return f"answers {path} as {answer.headers.get('nightshift-digest')}, not as {order.digest}"
+        wrong = golden.difference(case.outputs, body["outputs"], requests.tolerance)
+        if wrong:
+            return f"disagrees with golden request {index + 1}: {wrong}"
+    return None

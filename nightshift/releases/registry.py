@@ -1,0 +1,179 @@
+"""Releases in a store: ``releases/<model>/<digest>/<path>``, files first, manifest last, all create-only.
+
+A release exists when its manifest does: a publisher that is killed half-way leaves nothing that a reader sees, and
+publishing again finishes it.
+"""
+
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from nightshift.releases import manifest as manifests
+from nightshift.releases.errors import ReleaseConflict, ReleaseCorrupt, ReleaseUnknown
+from nightshift.releases.manifest import Manifest
+from nightshift.releases.store import Store
+
+_HEX = re.compile(r"[0-9a-f]{4,64}")
+
+
+@dataclass(frozen=True, order=True)
+class ReleaseInfo:
+    model: str
+    digest: str
+
+
+class Registry:
+    """What is published. Raises StoreUnavailable when the store does not answer."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def publish(self, folder: Path) -> str:
+        """Put a whole release folder; returns its digest. Doing it again changes nothing.
+
+        Raises ReleaseCorrupt when the folder is not what its manifest says, ReleaseConflict when the registry holds
+        other bytes under one of its names.
+        """
+        manifest = manifests.verify(folder)
+        data = (folder / manifests.NAME).read_bytes()
+        digest = manifests.digest(data)
+        for file in manifest.files:
+            key = _key(manifest.model, digest, file.path)
+            if not self.store.put_new_file(key, folder / file.path) and self._sha256(key) != file.sha256:
+                raise _conflict(self.store, key)
+        key = _key(manifest.model, digest, manifests.NAME)
+        if not self.store.put_new(key, data) and self.store.get(key) != data:
+            raise _conflict(self.store, key)
+        return digest
+
+    def fetch(self, model: str, digest: str, into: Path) -> Path:
+        """The release's folder ``<into>/<model>/<digest>``, brought there if it is not, every digest checked.
+
+        Needs no store when a whole copy is there already. Raises ReleaseUnknown, or ReleaseCorrupt naming the file.
+        """
+        target = into / model / digest
+        if target.is_dir():
+            try:
+                check(target, model, digest)
+            except ReleaseCorrupt:
+                shutil.rmtree(target, ignore_errors=True)  # a damaged copy is no copy; the registry has the release
+            else:
+                return target
+        data = self._manifest_bytes(model, digest)
+        if manifests.digest(data) != digest:
+            raise ReleaseCorrupt(
+                f"{self.store.url}/{_key(model, digest, manifests.NAME)} has another sha256 than its name says",
+                "publish the release again from its package, after removing what is stored there",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=target.parent, ignore_cleanup_errors=True) as name:
+            temporary = Path(name) / digest
+            temporary.mkdir()
+            for file in manifests.load(data).files:
+                try:
+                    self.store.get_file(_key(model, digest, file.path), temporary / file.path)
+                except KeyError:
+                    raise ReleaseCorrupt(
+                        f"{self.store.url}/{_key(model, digest, file.path)} is missing", "publish the release again"
+                    ) from None
+            (temporary / manifests.NAME).write_bytes(data)
+            check(temporary, model, digest)
+            try:
+                temporary.rename(target)
+            except OSError:
+                check(target, model, digest)  # another process was faster; its copy must be as good as ours
+        return target
+
+    def list(self, model: str | None = None) -> "list[ReleaseInfo]":
+        """What is published, sorted by model and digest."""
+        prefix = f"releases/{model}/" if model else "releases/"
+        found = []
+        for key in self.store.list(prefix):
+            parts = key.split("/")
+            if len(parts) == 4 and parts[3] == manifests.NAME:
+                found.append(ReleaseInfo(parts[1], parts[2]))
+        return sorted(found)
+
+    def manifest(self, model: str, digest: str) -> Manifest:
+        """By digest or by the first characters of one. Raises ReleaseUnknown."""
+        if len(digest) != 64:
+            digest = self.resolve(model, digest)
+        data = self._manifest_bytes(model, digest)
+        if manifests.digest(data) != digest:
+            raise ReleaseCorrupt(
+                f"the manifest of {model} {digest} has another sha256 than its name", "publish it again"
+            )
+        return manifests.load(data)
+
+    def read(self, model: str, digest: str, path: str) -> bytes:
+        """One file of a release, its sha256 checked. Raises ReleaseUnknown, ReleaseCorrupt."""
+        listed = self.manifest(model, digest).file(path)
+        key = _key(model, digest, path)
+        try:
+            data = self.store.get(key)
+        except KeyError:
+            data = None
+        if listed is None or data is None or manifests.digest(data) != listed.sha256:
+            raise ReleaseCorrupt(f"{self.store.url}/{key} is not what its manifest says", "publish the release again")
+        return data
+
+    def resolve(self, model: str, prefix: str) -> str:
+        """The one digest of this model that begins with these characters (4 at least). Raises ReleaseUnknown."""
+        return _one(self.store, prefix, self.list(model), f"model {model}").digest
+
+    def find(self, prefix: str) -> ReleaseInfo:
+        """The one release of any model whose digest begins with these characters. Raises ReleaseUnknown."""
+        return _one(self.store, prefix, self.list(), "any model")
+
+    def _manifest_bytes(self, model: str, digest: str) -> bytes:
+        try:
+            return self.store.get(_key(model, digest, manifests.NAME))
+        except KeyError:
+            raise ReleaseUnknown(
+                f"{self.store.url} has no release {manifests.short(digest)} of {model}",
+                "publish it there, or see what there is: `nightshift releases`",
+            ) from None
+
+    def _sha256(self, key: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "file"
+            self.store.get_file(key, path)
+            return manifests.sha256_of(path)
+
+
+def check(folder: Path, model: str, digest: str) -> Manifest:
+    """The manifest of a folder that is this release, every file of it. Raises ReleaseCorrupt naming what is not."""
+    path = folder / manifests.NAME
+    if path.is_file() and manifests.digest(path.read_bytes()) != digest:
+        raise ReleaseCorrupt(f"{path} has another sha256 than {manifests.short(digest)}", "fetch the release again")
+    manifest = manifests.verify(folder)
+    if manifest.model != model:
+        raise ReleaseCorrupt(f"{path} is a release of {manifest.model}, not of {model}", "fetch the release again")
+    return manifest
+
+
+def _one(store: Store, prefix: str, among: list[ReleaseInfo], whose: str) -> ReleaseInfo:
+    if not _HEX.fullmatch(prefix):
+        raise ReleaseUnknown(f"{prefix!r} is no digest", "a digest is 4 to 64 of 0-9 a-f: `nightshift releases`")
+    found = [info for info in among if info.digest.startswith(prefix)]
+    if not found:
+        raise ReleaseUnknown(
+            f"{store.url} has no release {prefix} of {whose}", "see what there is: `nightshift releases`"
+        )
+    if len(found) > 1:
+        names = ", ".join(manifests.short(info.digest) for info in found)
+        raise ReleaseUnknown(f"{prefix} may be any of {names}", "give more characters of the digest")
+    return found[0]
+
+
+def _key(model: str, digest: str, path: str) -> str:
+    return f"releases/{model}/{digest}/{path}"
+
+
+def _conflict(store: Store, key: str) -> ReleaseConflict:
+    return ReleaseConflict(
+        f"{store.url}/{key} holds other bytes than this release",
+        "a release never changes: find out who wrote it, remove it, and publish again",
+    )
