@@ -1,0 +1,183 @@
+"""``nightshift night``: land, trigger, follow, tell."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from nightshift.cli import summary as summaries
+from nightshift.cli.follow import Followed, follow
+from nightshift.cli.summary import Summary, Told
+from nightshift.engine import lock
+from nightshift.engine.journal import Journal
+from nightshift.engine.objects import Objects, remote_url
+from nightshift.errors import NightshiftError
+from nightshift.releases.ledger import Ledger
+from nightshift.releases.registry import Registry
+from nightshift.releases.store import Store, open_store
+from nightshift.stack import demo, repository
+from nightshift.stack.runs import Airflow
+from nightshift.stack.settings import Stack
+
+
+def night(
+    until: Annotated[str | None, typer.Option(help="The last day whose data counts (YYYY-MM-DD); else yesterday.")] = None,
+    rerun: Annotated[bool, typer.Option(help="Compute every stage again; other bytes than before fail the run.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    land: Annotated[bool, typer.Option(help="Drop the next demo day into the landing zone first.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
+) -> None:
+    """Run one night: new data in, models trained, judged, published and, if better, serving."""
+    console = Console(stderr=json)
+    stack = Stack.load(Path.cwd())
+    check_params(stack.root)
+    start(stack, console)
+    for file in repository.edited(stack.root):
+        console.print(f"[yellow]note:[/] {file} has edits that are not committed; a night runs what is committed", highlight=False)
+    tip = repository.push(stack.root)
+    os.environ.update(stack.environment("deployer"))
+    store = open_store(os.environ["NIGHTSHIFT_WORK"])
+    objects = Objects(remote_url(stack.root / ".dvc/config"), stack.home / "cache")
+    waiting = land_next_days(stack, store, objects, console) if land else []
+
+    airflow = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
+    wait_for_dags(airflow, tip, stack, console)
+    conf = {"until": until, "rerun": rerun, "reason": reason}
+    first = [name for name in sorted(airflow.dags()) if name.startswith("ingest_")]
+    runs = []
+    for name in first:
+        if airflow.dags()[name]["is_paused"]:
+            waiting.append(f"{name} is paused: unpause it at {stack.airflow_url}/dags/{name}")
+        else:
+            runs.append(airflow.trigger(name, conf))
+    followed = follow(airflow, runs, console)
+    waiting += [
+        f"{name} is paused: unpause it at {stack.airflow_url}/dags/{name}"
+        for name, dag in airflow.dags().items()
+        if dag["is_paused"] and name not in first
+    ]
+    told = tell(stack, followed, objects, waiting)
+    if json:
+        sys.stdout.write(told.json() + "\n")
+    else:
+        summaries.show(console, told)
+    raise typer.Exit(told.exit_code)
+
+
+def check_params(root: Path) -> None:
+    """params.yaml, before anything starts: its own child, because the typed sections are the team's code.
+
+    Raises:
+        NightshiftError: it names the key and, if one is near, what was meant.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.params"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise NightshiftError(done.stderr.strip() or done.stdout.strip(), "edit params.yaml and commit it", exit_code=2)
+
+
+def start(stack: Stack, console: Console) -> None:
+    """The stack, if it is not up."""
+    from nightshift.stack import up
+
+    up.start(stack, console)
+
+
+def land_next_days(stack: Stack, store: Store, objects: Objects, console: Console) -> list[str]:
+    """Drops each demo data set's next day, once the last one landed has been taken or held; what was left, in words."""
+    left = []
+    landing = open_store("s3://nightshift-landing")
+    for dataset in sorted(demo.SOURCES):
+        seen = taken(stack, objects, dataset) | held(store, dataset)
+        day = demo.land_next(dataset, landing, seen)
+        if day:
+            console.print(f"landed {dataset} {day}", highlight=False)
+        elif len(seen) >= len(demo.DAYS):
+            left.append(f"{dataset} has no new demo day left")
+    return left
+
+
+def taken(stack: Stack, objects: Objects, dataset: str) -> set[str]:
+    """The days of the branch's snapshot."""
+    text = repository.git(stack.root, "show", f"{repository.REMOTE}/{repository.branch(stack.root)}:data.dvc").stdout
+    entries = {out["path"]: out["md5"] for out in lock.load(text)["outs"]}
+    members = objects.members(entries[f"data/profiles/{dataset}"])
+    if "index.json" not in members:
+        return set()
+    return set(objects.read_json(members["index.json"])["partitions"])
+
+
+def held(store: Store, dataset: str) -> set[str]:
+    """The days that validation refused."""
+    return {key.rpartition("/")[2].partition(".")[0] for key in store.list(f"held/{dataset}/")}
+
+
+def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, console: Console, patience: float = 90) -> None:
+    """Until Airflow has read the branch's tip.
+
+    Raises:
+        NightshiftError: the DAG file cannot be read; says Airflow's reason.
+    """
+    asked = time.monotonic()
+    known = airflow.dags()
+    seen = stack.home / "graph" / "tip"
+    if known and seen.exists() and seen.read_text() == tip:
+        return
+    if known:
+        airflow.parse(next(iter(known.values()))["file_token"])
+    before = {name: dag["last_parsed_time"] for name, dag in known.items()}
+    while time.monotonic() - asked < patience:
+        if errors := airflow.import_errors():
+            raise NightshiftError(f"Airflow cannot read the DAGs: {errors[0]}", "correct it, commit, and run the night again")
+        now = airflow.dags()
+        if now and any(before.get(name) != dag["last_parsed_time"] for name, dag in now.items()):
+            seen.parent.mkdir(exist_ok=True)
+            seen.write_text(tip)
+            return
+        time.sleep(1)
+    raise NightshiftError("Airflow has not read the DAGs yet", f"see {stack.home}/logs, then run the night again")
+
+
+def tell(stack: Stack, followed: list[Followed], objects: Objects, waiting: list[str]) -> Summary:
+    """Brings the record into the checkout and collects what the night came to."""
+    merged = repository.merge(stack.root)
+    left_alone = merged.left_alone
+    if not left_alone:
+        left_alone = checkout_data(stack.root)
+    registry_store = open_store(os.environ["NIGHTSHIFT_REGISTRY"])
+    ledger, registry = Ledger(registry_store), Registry(registry_store)
+    told = {one.run: Told(Journal.open(one.run.dag, one.run.id), objects) for one in followed}
+    data_sets = [summaries.data_set(one, told[one.run]) for one in followed if one.run.dag.startswith("ingest_")]
+    models = [summaries.model(one, told[one.run], ledger) for one in followed if one.run.dag.startswith("train_")]
+    log = repository.git(stack.root, "log", "--format=%h %s", f"{merged.before}..{merged.after}").stdout.splitlines()
+    serving = next((one for one in models if one.serving), None)
+    return Summary(
+        data_sets=data_sets,
+        models=models,
+        commits=log,
+        left_alone=left_alone,
+        undo=f"git revert --no-edit {merged.before[:9]}..{merged.after[:9]}   (what serves: nightshift rollback)" if log else "",
+        waiting=waiting,
+        next_night=stack.next_night(),
+        links={
+            "endpoint": stack.endpoint_url,
+            "Airflow": stack.airflow_url,
+            "user": stack.airflow_user,
+            "password": stack.airflow_password,
+        },
+        curl=summaries.example(registry, stack.endpoint_url, serving, stack.home) if serving else "",
+    )
+
+
+def checkout_data(root: Path) -> str:
+    """The data and results that the record names, out of the shared cache into the checkout; why not, if not."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "pull", "--quiet"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else f"dvc pull: {done.stderr.strip()}"

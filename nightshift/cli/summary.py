@@ -1,0 +1,237 @@
+"""What a night came to: read from its runs' journals, told on one page."""
+
+import json
+import shlex
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from nightshift.cli.follow import Followed
+from nightshift.engine.journal import Journal
+from nightshift.engine.objects import Objects
+from nightshift.releases.ledger import Ledger, live
+from nightshift.releases.manifest import short
+from nightshift.releases.registry import Registry
+
+
+@dataclass
+class DataSet:
+    """What the night did to one snapshot."""
+
+    name: str
+    state: str
+    run: str
+    ran: list[str] = field(default_factory=list)
+    rows: int = 0
+    days: int = 0
+    taken: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    verdict: str = ""
+    failed: list[str] = field(default_factory=list)
+    why: str = ""
+
+
+@dataclass
+class Model:
+    """What the night did for one model."""
+
+    name: str
+    state: str
+    run: str
+    ran: list[str] = field(default_factory=list)
+    accuracy: float | None = None
+    interval: list[float] = field(default_factory=list)
+    test_rows: int = 0
+    verdict: str = ""
+    reasons: list[str] = field(default_factory=list)
+    release: str = ""
+    deploy: str = ""
+    why: str = ""
+    order: int | None = None
+    serving: str = ""
+
+
+@dataclass
+class Summary:
+    """The night, whole. ``exit_code`` is the command's: 0 ended, 1 a run failed, 3 a day is held."""
+
+    data_sets: list[DataSet]
+    models: list[Model]
+    commits: list[str] = field(default_factory=list)
+    left_alone: str = ""
+    undo: str = ""
+    waiting: list[str] = field(default_factory=list)
+    next_night: str = ""
+    links: dict[str, str] = field(default_factory=dict)
+    curl: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        if any(data.state == "held" for data in self.data_sets):
+            return 3
+        return int(any(one.state == "failed" for one in [*self.data_sets, *self.models]))
+
+    def json(self) -> str:
+        """As JSON; passwords are not in it."""
+        links = {name: link for name, link in self.links.items() if "password" not in name}
+        return json.dumps(asdict(self) | {"links": links}, indent=2)
+
+
+class Told:
+    """One run's journal with the outputs of its stages."""
+
+    def __init__(self, journal: Journal, objects: Objects):
+        self._journal = journal
+        self._objects = objects
+        self.base = journal.get("base.json") or {}
+        self._fragments = journal.fragments()
+
+    def part(self, name: str) -> dict[str, Any]:
+        """One object of the journal; empty when the run did not come that far."""
+        return self._journal.get(name) or {}
+
+    def output(self, path: str) -> dict[str, Any]:
+        """A stage's JSON output as this run left it; empty when there is none."""
+        for fragment in self._fragments["stages"].values():
+            for out in fragment["entry"].get("outs", []):
+                if out["path"] == path:
+                    found: dict[str, Any] = self._objects.read_json(out["md5"])
+                    return found
+        return {}
+
+
+def data_set(followed: Followed, told: Told) -> DataSet:
+    """One data set's part of the night."""
+    name = followed.run.dag.removeprefix("ingest_")
+    report, verdict = told.part(f"ingest/{name}.json"), told.output(f"artifacts/validations/{name}/verdict.json")
+    held = [f"{day['date']}: {day['reason']}" for day in report.get("held", [])]
+    state, why = _state(followed)
+    if followed.tasks.get("accept") == "failed":
+        state = "held"
+    return DataSet(
+        name=name,
+        state=state,
+        run=followed.run.id,
+        ran=_ran(followed),
+        rows=report.get("rows", 0),
+        days=verdict.get("days", 0),
+        taken=[f"{day['date']} ({day['why']}, {day['rows']:,} rows{_quarantined(day)})" for day in report.get("taken", [])],
+        held=held,
+        verdict=verdict.get("verdict", ""),
+        failed=[failure["message"] for failure in verdict.get("failed", [])],
+        why=why,
+    )
+
+
+def model(followed: Followed, told: Told, ledger: Ledger) -> Model:
+    """One model's part of the night, and what serves now."""
+    name = followed.run.dag.removeprefix("train_")
+    metrics = told.output(f"artifacts/evaluations/{name}/metrics.json")
+    decision = told.output(f"artifacts/decisions/{name}/decision.json")
+    receipt = told.output(f"artifacts/receipts/{name}.json")
+    outcome = told.part("outcome.json")
+    serving = live(ledger.history(name))
+    state, why = _state(followed)
+    return Model(
+        name=name,
+        state=state,
+        run=followed.run.id,
+        ran=_ran(followed),
+        accuracy=metrics.get("accuracy"),
+        interval=metrics.get("accuracy_interval", []),
+        test_rows=metrics.get("rows", 0),
+        verdict=decision.get("verdict", ""),
+        reasons=decision.get("reasons", []),
+        release=receipt.get("digest", ""),
+        deploy=outcome.get("outcome", ""),
+        why=why or outcome.get("message", ""),
+        order=serving.sequence if serving else None,
+        serving=serving.digest if serving else "",
+    )
+
+
+def example(registry: Registry, endpoint: str, told: Model, folder: Path) -> str:
+    """A ``curl`` line that asks the endpoint what a golden request asks; its body is written beside it."""
+    golden = json.loads(registry.read(told.name, told.serving, "golden.json"))
+    body = folder / f"request-{told.name}.json"
+    body.write_text(json.dumps({"inputs": golden["cases"][0]["inputs"]}))
+    return f"curl -s {endpoint}/v2/models/{told.name}/infer -H 'Content-Type: application/json' -d @{shlex.quote(str(body))}"
+
+
+def show(console: Console, summary: Summary) -> None:
+    """The page that a night ends in."""
+
+    def line(label: str, text: str) -> None:
+        console.print(f"  [dim]{label:<10}[/] {text}", highlight=False, soft_wrap=True)
+
+    for data in summary.data_sets:
+        console.print(f"\n[bold]data set {escape(data.name)}[/]: {COLORED.get(data.state, data.state)}")
+        line("snapshot", f"{data.rows:,} rows; " + (f"taken {', '.join(data.taken)}" if data.taken else "nothing new landed"))
+        line("stages", _stages(data.ran))
+        if data.verdict:
+            line("validation", f"{data.verdict}" + "".join(f"; {escape(text)}" for text in data.failed))
+        for held in data.held:
+            line("held", escape(held))
+        if data.why:
+            line("why", escape(data.why))
+    for one in summary.models:
+        console.print(f"\n[bold]model {escape(one.name)}[/]: {COLORED.get(one.state, one.state)}")
+        line("stages", _stages(one.ran))
+        if one.accuracy is not None:
+            interval = f" (95 % interval {one.interval[0]:.2%} to {one.interval[1]:.2%})" if one.interval else ""
+            line("accuracy", f"{one.accuracy:.2%}{interval} on {one.test_rows:,} test rows")
+        if one.verdict:
+            line("gate", f"{one.verdict}: {escape('; '.join(one.reasons))}")
+        if one.release:
+            line("release", f"{short(one.release)}  {one.release}")
+        if one.deploy:
+            line("deploy", one.deploy)
+        if one.why:
+            line("why", escape(one.why))
+        if one.serving:
+            line("serves", f"{short(one.serving)}, ledger entry {one.order}")
+    console.print()
+    if summary.waiting:
+        line("not run", escape("; ".join(summary.waiting)))
+    if summary.commits:
+        line("committed", escape(summary.commits[0]))
+        for commit in summary.commits[1:]:
+            line("", escape(commit))
+        line("to undo", summary.undo)
+    elif not summary.left_alone:
+        line("committed", "nothing: nothing changed")
+    if summary.left_alone:
+        line("checkout", f"left as it is: {escape(summary.left_alone)}")
+    for name, link in summary.links.items():
+        line(name, escape(link))
+    if summary.curl:
+        line("try it", escape(summary.curl))
+    line("next night", summary.next_night)
+
+
+EVENTS = {"begin", "ingest", "accept", "pin", "record", "deploy"}
+COLORED = {"success": "[green]done[/]", "failed": "[bold red]failed[/]", "held": "[bold yellow]held[/]"}
+
+
+def _state(followed: Followed) -> tuple[str, str]:
+    """The run's state, and what the task that failed said."""
+    for task in followed.order:
+        if followed.tasks.get(task) == "failed":
+            return "failed", f"{task}: {followed.said.get(task, '')}"
+    return followed.state, ""
+
+
+def _ran(followed: Followed) -> list[str]:
+    """The stages that had something to do."""
+    return [task for task in followed.order if task not in EVENTS and followed.tasks.get(task) in ("done", "restored")]
+
+
+def _stages(ran: list[str]) -> str:
+    return f"ran {', '.join(ran)}" if ran else "nothing changed in what they read, so none was repeated"
+
+
+def _quarantined(day: dict[str, Any]) -> str:
+    return f", {day['quarantined']} quarantined" if day.get("quarantined") else ""

@@ -1,0 +1,95 @@
+"""The DAGs as Airflow reads them: team policy over the DagBag, and what a task's process may ask."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+READ = """
+import json, logging, sys
+logging.disable()
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+print(json.dumps({
+    "errors": bag.import_errors,
+    "heavy": sorted({"torch", "dvc", "pandas", "great_expectations", "boto3"} & set(sys.modules)),
+    "dags": {dag.dag_id: {"schedule": str(dag.timetable.summary), "paused": dag.is_paused_upon_creation, "catchup": dag.catchup,
+                          "active": dag.max_active_runs, "tasks": sorted(dag.task_ids), "params": sorted(dag.params)}
+             for dag in bag.dags.values()}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with the repository of this checkout's commit, and Airflow's own files."""
+    home = tmp_path_factory.mktemp("home")
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(home / "repo.git")], check=True)
+    subprocess.run(["git", "--git-dir", str(home / "repo.git"), "branch", "--force", "night", "HEAD"], check=True)
+    return home
+
+
+def read(home: Path, **more: str) -> dict:
+    env = os.environ | {
+        "AIRFLOW_HOME": str(home / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "NIGHTSHIFT_HOME": str(home),
+        "NIGHTSHIFT_REPO": str(home / "repo.git"),
+        "NIGHTSHIFT_BRANCH": "night",
+        "PYTHONPATH": str(ROOT / "plugins"),
+        **more,
+    }
+    done = subprocess.run([sys.executable, "-c", READ, str(ROOT / "dags")], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_dag_follows_the_house_rules(home):
+    bag = read(home)
+    assert bag["errors"] == {}
+    assert bag["heavy"] == []
+    assert sorted(bag["dags"]) == ["ingest_cifar10", "ingest_mnist", "train_cifar10-cnn", "train_mnist-mlp"]
+    for dag in bag["dags"].values():
+        assert (dag["paused"], dag["catchup"], dag["active"]) == (False, False, 1)
+    assert bag["dags"]["ingest_cifar10"]["params"] == ["reason", "rerun", "until"]
+    assert bag["dags"]["train_mnist-mlp"]["params"] == ["reason", "rerun"]
+
+
+def test_the_nightly_schedule_is_off_until_a_person_turns_it_on(home):
+    assert read(home)["dags"]["ingest_cifar10"]["schedule"] == "None"
+    (home / "schedule.json").write_text('{"on": true}')
+    try:
+        dags = read(home)["dags"]
+    finally:
+        (home / "schedule.json").unlink()
+    assert dags["ingest_cifar10"]["schedule"] == "0 3 * * *"
+    assert dags["train_mnist-mlp"]["schedule"] != "0 3 * * *"  # it follows its data set's asset
+
+
+def test_a_tasks_process_builds_only_its_dag_and_asks_no_repository(home):
+    read(home)
+    bag = read(
+        home,
+        NIGHTSHIFT_REPO="/nowhere",
+        _AIRFLOW_PARSING_CONTEXT_DAG_ID="train_mnist-mlp",
+        _AIRFLOW_PARSING_CONTEXT_TASK_ID="train",
+    )
+    assert bag["errors"] == {}
+    assert list(bag["dags"]) == ["train_mnist-mlp"]
+
+
+def test_a_broken_dvc_yaml_is_an_import_error_with_file_and_line(home, tmp_path):
+    work = tmp_path / "work"
+    subprocess.run(["git", "clone", "--quiet", "--branch", "night", str(home / "repo.git"), str(work)], check=True)
+    (work / "dvc.yaml").write_text("stages:\n  train:\n    cmd: echo\n    dep: [a]\n")
+    git = ["git", "-c", "user.name=A Person", "-c", "user.email=person@example.org"]
+    subprocess.run([*git, "commit", "--quiet", "-am", "Break it"], cwd=work, check=True)
+    subprocess.run([*git, "push", "--quiet", "origin", "HEAD:refs/heads/broken"], cwd=work, check=True)
+    (error,) = read(home, NIGHTSHIFT_BRANCH="broken")["errors"].values()
+    assert "dvc.yaml" in error
+    assert "line 3" in error or "line 4" in error or "dep" in error
