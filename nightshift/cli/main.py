@@ -1,0 +1,109 @@
+"""The command ``nightshift``: a file per verb beside this one, loaded when the verb is typed.
+
+Help and completion list the verbs from the table below, so they answer without importing torch, DVC, Airflow or boto3.
+"""
+
+import importlib
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from nightshift.errors import NightshiftError
+
+VERBS = {
+    "The stack of this machine": {
+        "doctor": "Look around: what is here, what is missing, what would stop a night.",
+        "up": "Start the S3 server, Airflow and the endpoint; leave alone what is healthy.",
+        "down": "Stop this checkout's stack, and only it.",
+        "status": "What runs, where, and what serves.",
+        "schedule": "Turn the nightly schedule on or off.",
+        "reset": "Remove everything that the stack made: data, models, history.",
+    },
+    "The night": {
+        "land": "Drop the next demo day into the landing zone.",
+        "ingest": "Take what has landed into the snapshot of this checkout.",
+        "night": "Start, land, train, prove and serve: one night, followed to its end.",
+    },
+    "Releases and the ledger": {
+        "releases": "The releases in the registry.",
+        "show": "One release: files, figures, decision, lineage.",
+        "history": "What served when, and why.",
+        "rollback": "Make an earlier release serve again.",
+    },
+    "The endpoint": {
+        "serve": "Run an endpoint that follows the ledger.",
+        "predict": "Ask the endpoint about images.",
+    },
+}
+
+
+class Verbs(TyperGroup):
+    """A group whose commands are names and one-line helps until one of them is called."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        for panel, verbs in VERBS.items():
+            for name, line in verbs.items():
+                self.add_command(TyperCommand(name, help=line, rich_help_panel=panel))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name and command else command, rest
+
+
+def load(verb: str) -> Any:
+    """The command of ``nightshift/cli/<verb>.py``: its function of the same name."""
+    module = importlib.import_module(f"nightshift.cli.{verb}")
+    single = typer.Typer(add_completion=False)
+    single.command(verb)(getattr(module, verb))
+    return typer.main.get_command(single)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nightshift {version('nightshift-ml')}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+
+@app.callback(
+    epilog="Exit status: 0 done, 1 failed, 2 wrong use, 3 held or refused by a rule. NO_COLOR=1 switches colours off."
+)
+def nightshift(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Every night: new data, a better model, proven, published and serving by morning."""
+
+
+def run() -> None:
+    """The entry point: an error that a person can act on is two lines, never a traceback."""
+    try:
+        app()
+    except Exception as error:
+        from nightshift.releases.errors import ReleaseError  # here: most calls end well
+
+        if not isinstance(error, NightshiftError | ReleaseError):
+            raise
+        _say(error)
+        sys.exit(error.exit_code)
+
+
+def _say(error: Any) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text("nightshift: ", style="bold red") + Text(error.message))
+    if error.next_step:
+        console.print(Text("  next: ", style="bold") + Text(error.next_step))
+
+
+if __name__ == "__main__":
+    run()
