@@ -218,6 +218,20 @@ def barred(history: Sequence[tuple[Order, Outcome | None]], model_digest: str) -
     return None
 
 
+def rollback_target(history: Sequence[tuple[Order, Outcome | None]]) -> Order | None:
+    """What a rollback goes back to when nobody names it: the newest champion before the model that serves now.
+
+    Models that a person rolled back from are passed over, so that a second rollback goes further back.
+    """
+    now_serving = next((o for o, out in reversed(history) if out is None or out.state == "proven"), None)
+    for order, outcome in reversed(history):
+        if outcome and outcome.state == "proven" and now_serving and order.model_digest != now_serving.model_digest:
+            rolled_back = any(order.model_digest in later.away_from for later, _ in history)
+            if not rolled_back:
+                return order
+    return None
+
+
 def _dump(entry: BaseModel) -> bytes:
     return (json.dumps(entry.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
 

@@ -97,7 +97,7 @@ def promote(
                         who=who,
                         what=what,
                         reason=reason,
-                        evidence=evidence,
+                        evidence={"verdict": manifest.verdict, **evidence},
                         deadline=patience,
                         check=_rules(registry, manifest, fence) if what == "deploy" else None,
                     )

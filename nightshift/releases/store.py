@@ -183,7 +183,8 @@ class S3Store:
             import boto3  # half a second: only who talks to S3 pays it
             from botocore.config import Config
 
-            self._made = boto3.client(
+            # A session of its own: boto3's shared one keeps the keys that it saw first, whatever the environment says.
+            self._made = boto3.session.Session().client(
                 "s3",
                 config=Config(
                     # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.

@@ -1,0 +1,41 @@
+"""``nightshift history MODEL``: what served when, and why."""
+
+import json as json_
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nightshift.cli.connect import connect
+from nightshift.errors import NightshiftError
+from nightshift.releases.manifest import short
+
+_COLORS = {"proven": "green", "refused": "red", "superseded": "dim"}
+
+
+def history(
+    model: Annotated[str, typer.Argument(help="The model.")],
+    json: Annotated[bool, typer.Option("--json", help="A list of objects, oldest first.")] = False,
+) -> None:
+    """Every order of a model with its outcome, oldest first: what served when, and why."""
+    connection = connect()
+    entries = connection.ledger.history(model)
+    if not entries and model not in {info.model for info in connection.registry.list(model)}:
+        known = ", ".join(connection.ledger.models()) or "none yet"
+        raise NightshiftError(f"the ledger has no model {model}", f"models with orders: {known}")
+    if json:
+        rows = [
+            {**order.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json") if outcome else None}
+            for order, outcome in entries
+        ]
+        typer.echo(json_.dumps(rows, indent=2))
+        return
+    table = Table("order", "when (UTC)", "release", "what", "who", "reason", "outcome", box=None)
+    for order, outcome in entries:
+        state = f"[{_COLORS[outcome.state]}]{outcome.state}[/] {escape(outcome.reason)}" if outcome else "none yet"
+        when = f"{order.ordered_at:%Y-%m-%d %H:%M:%S}"
+        what, who, why = order.what, escape(order.who), escape(order.reason)
+        table.add_row(str(order.sequence), when, short(order.digest), what, who, why, state)
+    Console().print(table)

@@ -1,0 +1,53 @@
+"""The models that serve now. Requests read one reference; a swap sets it, and what is under way ends on the old one."""
+
+import contextlib
+import ctypes
+import time
+import weakref
+
+from nightshift.serving.model import LoadedModel
+from nightshift.serving.tensors import RequestError
+
+
+class Engine:
+    """Thread-safe by construction: readers take one dictionary entry, one thread (the follower) writes."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, LoadedModel] = {}
+
+    def names(self) -> list[str]:
+        return sorted(self._models)
+
+    def serving(self, name: str) -> str | None:
+        """The full digest that answers for this model, None when none does."""
+        model = self._models.get(name)
+        return model.digest if model else None
+
+    def find(self, name: str, version: str | None) -> LoadedModel:
+        """The model that answers; ``version`` is its digest or the digest's short form. RequestError 404."""
+        model = self._models.get(name)
+        if model is None:
+            known = ", ".join(self.names()) or "none yet"
+            raise RequestError(404, f"there is no model {name!r} here (models: {known})")
+        if version is not None and version not in (model.version, model.digest):
+            raise RequestError(404, f"model {name!r} has no version {version!r} here (it serves {model.version})")
+        return model
+
+    def swap(self, new: LoadedModel) -> "weakref.ref[LoadedModel] | None":
+        """Let this one answer from now on. The reference dies when the last request on the old one has ended."""
+        old = self._models.get(new.name)
+        self._models[new.name] = new
+        return weakref.ref(old) if old else None
+
+
+def drop(old: "weakref.ref[LoadedModel]", patience_s: float) -> bool:
+    """Wait until nobody uses the old model any more and give its memory back; False when somebody still does."""
+    until = time.monotonic() + patience_s
+    while old() is not None:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    with contextlib.suppress(AttributeError, OSError):  # not glibc
+        # glibc keeps freed weights otherwise: 317 MB instead of 150 after six swaps of a 90 MB model.
+        ctypes.CDLL(None).malloc_trim(0)
+    return True

@@ -1,0 +1,167 @@
+"""Follow the ledger in one thread: read, fetch, verify, load, warm, prove, swap, drop.
+
+The event loop never waits for any of it. A release that fails is refused for this order and the old one goes on. When
+the store is away, what serves goes on serving, and a new process serves its last known releases from its local copies.
+"""
+
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+from nightshift.releases.errors import ReleaseError, StoreUnavailable
+from nightshift.releases.ledger import Ledger, Order
+from nightshift.releases.manifest import short
+from nightshift.releases.registry import Registry
+from nightshift.releases.store import whole_file
+from nightshift.serving.engine import Engine, drop
+from nightshift.serving.model import LoadedModel, load
+
+POLL_S = 2.0
+_DRAIN_S = 30.0  # how long an old model may be kept by requests before that is worth a line in the log
+
+log = logging.getLogger("nightshift.serving")
+
+
+class Follower:
+    """``copies`` is the folder of local copies; ``serving.json`` in it remembers what served last."""
+
+    def __init__(self, registry: Registry, ledger: Ledger, engine: Engine, copies: Path):
+        self.registry = registry
+        self.ledger = ledger
+        self.engine = engine
+        self.copies = copies
+        self.problem: str | None = None
+        self._read_once = False
+        self._known: set[str] = set()  # models with an order
+        self._sequence: dict[str, int] = {}
+        self._refused: dict[str, dict[str, Any]] = {}  # the newest refusal of each model, as /status shows it
+        self._never_again: set[tuple[str, int]] = set()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follow the ledger", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._wake.set()
+
+    def refresh(self) -> None:
+        """Read the ledger now instead of at the next poll."""
+        self._wake.set()
+
+    @property
+    def ready(self) -> bool:
+        """True once the ledger (or, without it, the local copies) was read and something serves, if anything should."""
+        return self._read_once and (self.problem is None or bool(self.engine.names()))
+
+    def status(self) -> dict[str, Any]:
+        """Per model the digest that serves, the order it serves by, and the newest refusal; and the store's problem."""
+        models = {
+            name: {
+                "serving": self.engine.serving(name),
+                "sequence": self._sequence.get(name),
+                "refused": self._refused.get(name),
+            }
+            for name in sorted(self._known | set(self.engine.names()))
+        }
+        return {"models": models, "problem": self.problem}
+
+    def step(self) -> None:
+        """One reading of the ledger and all that follows from it; never raises."""
+        problem: str | None = None
+        try:
+            self._known = set(self.ledger.models())
+        except ReleaseError as error:
+            problem = error.message
+        for name in sorted(self._known):
+            try:
+                self._follow(name)
+            except (ReleaseError, OSError) as error:  # the store is away, this disk is full, an entry is unreadable
+                problem = f"{name}: {error.message if isinstance(error, ReleaseError) else error}"
+        if problem:
+            self._serve_last_known()
+        if problem != self.problem:
+            log.warning(problem) if problem else log.info("the registry answers again")
+        self.problem = problem
+        self._read_once = True
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            try:
+                self.step()
+            except Exception:
+                log.exception("following the ledger failed; what serves goes on, and it is tried again")
+            self._wake.wait(POLL_S)
+
+    def _follow(self, name: str) -> None:
+        for order in self.ledger.candidates(name):
+            if self.engine.serving(name) == order.digest:
+                if self._sequence.get(name) != order.sequence:
+                    self._remember(name, order.digest, order.sequence)
+                return
+            if (name, order.sequence) in self._never_again:
+                continue
+            try:
+                loaded = self._load(name, order.digest)
+            except (StoreUnavailable, OSError):
+                raise  # says nothing about the release
+            except Exception as error:
+                self._refuse(order, str(getattr(error, "message", None) or error))
+                continue
+            self._serve(loaded, order.sequence)
+            return
+
+    def _load(self, name: str, digest: str) -> LoadedModel:
+        return load(self.registry.fetch(name, digest, self.copies), name, digest)
+
+    def _refuse(self, order: Order, reason: str) -> None:
+        self._never_again.add((order.model, order.sequence))
+        self._refused[order.model] = {"sequence": order.sequence, "digest": order.digest, "reason": reason}
+        kept = self.engine.serving(order.model)
+        going_on = f"{short(kept)} goes on" if kept else "nothing serves"
+        log.error(
+            "%s: order %d (%s) refused, %s: %s", order.model, order.sequence, short(order.digest), going_on, reason
+        )
+
+    def _serve(self, loaded: LoadedModel, sequence: int) -> None:
+        old = self.engine.swap(loaded)
+        log.info("%s: serving %s by order %d", loaded.name, loaded.version, sequence)
+        self._remember(loaded.name, loaded.digest, sequence)
+        if old is not None and not drop(old, _DRAIN_S):
+            log.warning("%s: requests still hold the old release after %.0f s", loaded.name, _DRAIN_S)
+
+    def _remember(self, name: str, digest: str, sequence: int) -> None:
+        self._sequence[name] = sequence
+        refused = self._refused.get(name)
+        if refused and refused["sequence"] < sequence:
+            del self._refused[name]
+        models = self._last_known()
+        models[name] = {"digest": digest, "sequence": sequence}
+        try:
+            with whole_file(self.copies / "serving.json") as temporary:
+                temporary.write_text(json.dumps({"format": 1, "models": models}, sort_keys=True, indent=2) + "\n")
+        except OSError as error:
+            log.warning("cannot remember what serves in %s: %s", self.copies, error)
+
+    def _last_known(self) -> dict[str, dict[str, Any]]:
+        try:
+            return dict(json.loads((self.copies / "serving.json").read_text())["models"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _serve_last_known(self) -> None:
+        for name, last in self._last_known().items():
+            if self.engine.serving(name):
+                continue
+            try:
+                loaded = self._load(name, last["digest"])
+            except Exception as error:
+                log.error("%s: the local copy of %s does not serve: %s", name, last.get("digest"), error)
+                continue
+            log.warning("%s: the registry is away; serving the last known release", name)
+            self._serve(loaded, last["sequence"])

@@ -1,0 +1,163 @@
+"""The Open Inference Protocol v2 over REST: method, path, headers and body to an answer. No server in here."""
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
+from typing import Any
+
+import orjson
+
+from nightshift.serving.engine import Engine
+from nightshift.serving.follow import Follower
+from nightshift.serving.model import LoadedModel
+from nightshift.serving.tensors import RequestError
+
+MAX_BODY = 32 << 20  # bytes
+BODY_TIMEOUT_S = 10.0
+_INLINE_BODY = 128 << 10  # a bigger body, or a model slower than this, would hold up everybody in the event loop
+_INLINE_SECONDS = 0.002
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Rest:
+    """``about`` adds what the process knows of itself (registry, checkout) to /status."""
+
+    def __init__(self, engine: Engine, follower: Follower, about: Mapping[str, Any]):
+        self.engine = engine
+        self.follower = follower
+        self.about = dict(about)
+        self.draining = False
+        self._threads = ThreadPoolExecutor(thread_name_prefix="infer")
+
+    async def answer(
+        self, method: str, path: str, header: Callable[[str], str | None], body: AsyncIterable[bytes]
+    ) -> Answer:
+        """Never raises: a fault of the client is 4xx with {"error": "…"}."""
+        found: list[LoadedModel] = []
+        try:
+            result = await self._route(method, path, header, body, found)
+        except RequestError as error:
+            result = _json(error.status, {"error": error.message})
+            if error.status == 405:
+                result.headers.append(("allow", "POST" if method in ("GET", "HEAD") else "GET, HEAD"))
+        for model in found:  # every answer of a model, a refusal too, names the digest that gave it
+            result.headers += [("nightshift-model", model.name), ("nightshift-digest", model.digest)]
+        return result
+
+    async def _route(
+        self,
+        method: str,
+        path: str,
+        header: Callable[[str], str | None],
+        body: AsyncIterable[bytes],
+        found: list[LoadedModel],
+    ) -> Answer:
+        match path.removeprefix("/").split("/"):
+            case ["v2", "health", "live"]:
+                _only(method, "GET")
+                return _json(200, {"live": True})
+            case ["v2", "health", "ready"]:
+                _only(method, "GET")
+                if self.draining or not self.follower.ready:
+                    raise RequestError(503, "shutting down" if self.draining else "not ready: nothing is loaded yet")
+                return _json(200, {"ready": True})
+            case ["v2"]:
+                _only(method, "GET")
+                version = package_version("nightshift-ml")
+                return _json(200, {"name": "nightshift", "version": version, "extensions": []})
+            case ["status"]:
+                _only(method, "GET")
+                return _json(200, {**self.follower.status(), **self.about})
+            case ["refresh"]:
+                _only(method, "POST")
+                self.follower.refresh()
+                return _json(200, {"refreshing": True})
+            case ["v2", "models", name, *rest]:
+                version_, verb = _version_and_verb(rest, path)
+                _only(method, "POST" if verb == "infer" else "GET")
+                model = self.engine.find(name, version_)
+                found.append(model)
+                if verb == "infer":
+                    return await self._infer(model, header, body)
+                if verb == "ready":
+                    return _json(200, {"name": model.name, "ready": True})
+                return _json(200, model.metadata())
+        raise _no_path(path)
+
+    async def _infer(
+        self, model: LoadedModel, header: Callable[[str], str | None], body: AsyncIterable[bytes]
+    ) -> Answer:
+        if header("content-encoding") not in (None, "identity"):
+            raise RequestError(
+                415, f"content-encoding {header('content-encoding')!r} is not understood; send plain JSON"
+            )
+        if header("inference-header-content-length") is not None:
+            raise RequestError(
+                400, "Inference-Header-Content-Length: binary tensors are not understood; send JSON data"
+            )
+        data = await _whole(header("content-length"), body)
+        if len(data) <= _INLINE_BODY and model.seconds <= _INLINE_SECONDS:
+            return _infer(model, data)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _infer, model, data)
+
+
+def _infer(model: LoadedModel, data: bytes) -> Answer:
+    try:
+        request = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
+    return _json(200, model.infer(request))
+
+
+async def _whole(length: str | None, body: AsyncIterable[bytes]) -> bytes:
+    """The body, at most MAX_BODY bytes, within BODY_TIMEOUT_S."""
+    too_big = RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
+    if length is not None and length.isdecimal() and int(length) > MAX_BODY:
+        raise too_big
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in body:
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise too_big
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    except RuntimeError as error:  # granian's own, for a body that breaks off or a chunk that is none
+        raise RequestError(400, f"the body cannot be read: {error}") from None
+    return b"".join(chunks)
+
+
+def _version_and_verb(rest: list[str], path: str) -> tuple[str | None, str]:
+    match rest:
+        case []:
+            return None, ""
+        case ["infer" | "ready" as verb]:
+            return None, verb
+        case ["versions", version]:
+            return version, ""
+        case ["versions", version, "infer" | "ready" as verb]:
+            return version, verb
+    raise _no_path(path)
+
+
+def _no_path(path: str) -> RequestError:
+    return RequestError(404, f"there is no {path[:200]!r} here; see GET /v2 and /v2/models/<model>/infer")
+
+
+def _only(method: str, allowed: str) -> None:
+    if method != allowed and not (method == "HEAD" and allowed == "GET"):
+        raise RequestError(405, f"{method} is not for this path; use {allowed}")
+
+
+def _json(status: int, value: Any) -> Answer:
+    return Answer(status, orjson.dumps(value), [("content-type", "application/json")])

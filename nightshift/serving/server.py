@@ -1,0 +1,88 @@
+"""The endpoint's process: granian's RSGI server in this process's own event loop, one process per endpoint.
+
+Granian's embedded server, not its supervisor: one process that a kill ends whole, instead of a parent whose worker
+lives on and keeps the port.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server
+
+from nightshift.releases.ledger import Ledger
+from nightshift.releases.registry import Registry
+from nightshift.releases.store import open_store
+from nightshift.serving.engine import Engine
+from nightshift.serving.follow import Follower
+from nightshift.serving.rest import Rest
+
+log = logging.getLogger("nightshift.serving")
+
+
+def serve(registry: str, host: str, port: int, copies: Path, checkout: str | None) -> None:
+    """Serve what the ledger of this registry (bucket or folder) wants until SIGTERM or SIGINT.
+
+    ``copies`` keeps whole releases by digest; ``checkout`` is told in /status, so that a stack knows its own endpoint.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    store = open_store(registry)
+    engine = Engine()
+    follower = Follower(Registry(store), Ledger(store), engine, copies)
+    rest = Rest(engine, follower, {"registry": store.url, "checkout": checkout})
+    uvloop.run(_serve(rest, follower, host, port))
+
+
+def is_taken(host: str, port: int) -> bool:
+    """Whether something listens there. Granian would share the port with it (SO_REUSEPORT) and nobody would notice."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+async def _serve(rest: Rest, follower: Follower, host: str, port: int) -> None:
+    server = Server(
+        _app(rest),
+        address=host,
+        port=port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=1024,
+        log_enabled=False,
+    )
+
+    def stop() -> None:
+        log.info("stopping: requests under way are answered first")
+        rest.draining = True
+        server.stop()  # closes the listener, then waits for the connections
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    follower.start()
+    log.info("endpoint at http://%s:%d follows %s", host, port, rest.about["registry"])
+    await server.serve()
+    follower.stop()
+    log.info("stopped")
+
+
+def _app(rest: Rest) -> Any:
+    """Granian's RSGI callback: translates, nothing else."""
+
+    async def app(scope: Any, proto: Any) -> None:
+        headers = scope.headers
+        answer = await rest.answer(scope.method, scope.path, headers.get, proto)
+        proto.response_bytes(answer.status, answer.headers, answer.body)
+
+    return app

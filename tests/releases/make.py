@@ -1,0 +1,89 @@
+"""Releases for tests: real ONNX programs, small enough that loading them takes milliseconds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from nightshift.releases import manifest as manifests
+
+LABELS = ("cat", "dog", "ship")
+SHAPE = (4, 4, 3)
+
+
+def make_program(path: Path, seed: int = 0, bias: float = 0.0) -> None:
+    """image UINT8 [batch,4,4,3] -> probabilities FP32 [batch,3]: one dense layer and a softmax."""
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(0, 0.02, (48, len(LABELS))).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "dense",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", *SHAPE])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(LABELS)])],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.array([bias, 0, 0], np.float32), "bias"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def make_golden(program: Path, seed: int = 7, cases: int = 2, off: float = 0.0) -> dict:
+    """Golden requests that the program itself answers; ``off`` makes the answers wrong."""
+    session = onnxruntime.InferenceSession(str(program), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(cases):
+        image = rng.integers(0, 256, (1, *SHAPE), dtype=np.uint8)
+        (answer,) = session.run(["probabilities"], {"image": image})
+        made.append(
+            {
+                "inputs": [
+                    {"name": "image", "datatype": "UINT8", "shape": [1, *SHAPE], "data": image.ravel().tolist()}
+                ],
+                "outputs": [
+                    {
+                        "name": "probabilities",
+                        "datatype": "FP32",
+                        "shape": [1, len(LABELS)],
+                        "data": (answer + np.float32(off)).ravel().tolist(),
+                    }
+                ],
+            }
+        )
+    return {"format": 1, "tolerance": 1e-4, "cases": made}
+
+
+def make_release(folder: Path, *, model: str = "toy", seed: int = 0, off: float = 0.0, card: str = "a toy") -> str:
+    """A whole release folder; returns its digest. Other seeds are other models, other cards only other releases."""
+    folder.mkdir(parents=True)
+    make_program(folder / manifests.PROGRAM, seed)
+    golden = make_golden(folder / manifests.PROGRAM, off=off)
+    (folder / manifests.GOLDEN).write_text(json.dumps(golden))
+    decision = {"verdict": "pass", "reasons": ["accuracy 0.71 is at least 0.6"]}
+    (folder / "decision.json").write_text(json.dumps(decision))
+    (folder / "model_card.md").write_text(card + "\n")
+    manifest = manifests.build(
+        folder,
+        model=model,
+        task="image_classification",
+        signature={
+            "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}],
+            "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, len(LABELS)]}],
+        },
+        input={"kind": "image", "labels": LABELS, "shape": SHAPE},
+        lineage={"opponent": None},
+        verdict="pass",
+    )
+    return manifests.write(folder, manifest)
