@@ -7,9 +7,11 @@ another process since is never taken for ours.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,10 +19,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from nightshift.errors import NightshiftError
+
+MARK = "NIGHTSHIFT_STACK"  # in the environment of every process of a stack: the folder that it belongs to
+SETTINGS = ("NIGHTSHIFT_", "AIRFLOW_", "AWS_", "WEED_")
 
 
 @dataclass(frozen=True)
@@ -46,27 +52,32 @@ class Processes:
         """
         self._pid_file(name).parent.mkdir(parents=True, exist_ok=True)
         self.log(name).parent.mkdir(parents=True, exist_ok=True)
-        if self.log(name).exists() and self.log(name).stat().st_size > 20_000_000:
-            self.log(name).replace(self.log(name).with_suffix(".log.1"))
+        environment = {**environment, MARK: str(self.home)}
         with self.log(name).open("ab") as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=dict(environment),
+                env=environment,
                 cwd=cwd,
                 start_new_session=True,
             )
         started = start_time(child.pid)
         # A child that dies at once leaves no start time: its waiter finds it gone and shows the log.
         if started is not None:
-            remember(self._pid_file(name), child.pid, started)
+            _write(self._pid_file(name), pid=child.pid, started=started, settings=fingerprint(command, environment))
         return child.pid
 
     def running(self, name: str) -> int | None:
         """The process id of ``name``, None when it does not run (any more)."""
-        return recalled(self._pid_file(name))
+        entry = _read(self._pid_file(name))
+        return entry["pid"] if entry and start_time(entry["pid"]) == entry["started"] else None
+
+    def is_current(self, name: str, command: list[str], environment: Mapping[str, str]) -> bool:
+        """Whether ``name`` runs and was started with these settings."""
+        entry = _read(self._pid_file(name)) or {}
+        return self.running(name) is not None and entry.get("settings") == fingerprint(command, environment)
 
     def stop(self, name: str, patience_s: float = 10.0) -> bool:
         """Ends ``name`` and all its descendants; True when there was something to end.
@@ -79,6 +90,39 @@ class Processes:
         self._pid_file(name).unlink(missing_ok=True)
         return pid is not None
 
+    def strays(self) -> list[psutil.Process]:
+        """What the stack started and no running process of it leads to any more.
+
+        They carry the stack's mark, or work in its workspaces without a terminal: a person's shell is never among them.
+        """
+        known = {os.getpid()}
+        for pid in filter(None, map(self.running, self.names())):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                known |= {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid in known or process.terminal() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if Path(process.cwd()).is_relative_to(self.home / "work") or process.environ().get(MARK) == str(
+                    self.home
+                ):
+                    found.append(process)
+        return found
+
+    def kill_strays(self) -> int:
+        """Kills the strays; returns how many there were."""
+        found = self.strays()
+        kill(found)
+        return len(found)
+
+    def rotate(self, largest: int = 20_000_000) -> None:
+        """Moves what large logs hold to ``<name>.log.1``; the processes go on writing, since they append."""
+        for path in (self.home / "logs").glob("*.log"):
+            if path.stat().st_size > largest:
+                shutil.copyfile(path, path.with_suffix(".log.1"))
+                os.truncate(path, 0)
+
     def tail(self, name: str, lines: int = 15) -> str:
         """The last lines of the log of ``name``."""
         path = self.log(name)
@@ -89,21 +133,24 @@ class Processes:
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
 
-def remember(path: Path, pid: int, started: str) -> None:
-    """Writes a pid file whole or not at all."""
+def _write(path: Path, **entry: Any) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"pid": pid, "started": started}))
+    temporary.write_text(json.dumps(entry))
     temporary.replace(path)
 
 
-def recalled(path: Path) -> int | None:
-    """The id in a pid file if that very process still runs, else None."""
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         entry = json.loads(path.read_text())
-        pid, started = int(entry["pid"]), str(entry["started"])
+        return {"pid": int(entry["pid"]), "started": str(entry["started"]), "settings": entry.get("settings")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return pid if start_time(pid) == started else None
+
+
+def fingerprint(command: list[str], environment: Mapping[str, str]) -> str:
+    """A digest of the settings that a process was started with; the shell's own variables do not count."""
+    settings = {name: value for name, value in environment.items() if name.startswith(SETTINGS) and name != MARK}
+    return hashlib.sha256(json.dumps([command, settings], sort_keys=True).encode()).hexdigest()
 
 
 def start_time(pid: int) -> str | None:
@@ -180,10 +227,10 @@ def port_holder(port: int) -> str:
     return ""
 
 
-def taken_port(port: int, what: str, variable: str, detail: str = "") -> NightshiftError:
+def taken_port(port: int, what: str, variable: str) -> NightshiftError:
     """The error for a port that somebody else holds: names it, the holder if known, and the variable that moves it."""
-    holder = port_holder(port)
+    holder = port_holder(port) or "a process that this user may not see"
     return NightshiftError(
-        f"Port {port}, meant for {what}, is taken{' by ' + holder if holder else ''}{': ' + detail if detail else ''}",
-        f"stop what holds it, or choose another port: {variable}=<port> nightshift up",
+        f"Port {port}, meant for {what}, is taken by {holder}",
+        f"stop that (in another checkout: make down), or choose another port: {variable}=<port> nightshift up",
     )

@@ -132,6 +132,15 @@ class S3Server:
         }
         return [str(binary()), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in flags.items())]
 
+    def process_environment(self) -> dict[str, str]:
+        """All that the server's process gets."""
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.folder),  # it looks for settings in ~/.seaweedfs
+            "GOMEMLIMIT": "400MiB",
+            **self.secrets["inner"],
+        }
+
     def start(self, processes: Processes, name: str = "s3") -> None:
         """Starts the server, waits until it answers, makes what must be there and checks it.
 
@@ -141,13 +150,7 @@ class S3Server:
         identities = self.folder / "identities.json"
         identities.touch(mode=0o600)
         identities.write_text(json.dumps({"identities": [self._identity(who) for who in IDENTITIES]}))
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(self.folder),  # it looks for settings in ~/.seaweedfs
-            "GOMEMLIMIT": "400MiB",
-            **self.secrets["inner"],
-        }
-        processes.start(name, self.command(), environment, self.folder)
+        processes.start(name, self.command(), self.process_environment(), self.folder)
         try:
             self.wait(lambda: processes.running(name) is not None)
             self.self_check()

@@ -1,0 +1,220 @@
+"""Airflow on one machine: api-server, scheduler and dag-processor, on SQLite, with a password of its own.
+
+The order is part of it: a scheduler that starts before the API answers fails tasks that are already queued.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+
+from nightshift.errors import NightshiftError
+from nightshift.stack import repository
+from nightshift.stack.processes import port_is_free, taken_port
+from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, TASK_LOGS, Stack, inherited, write_private
+
+API, SCHEDULER, DAG_PROCESSOR = "airflow-api-server", "airflow-scheduler", "airflow-dag-processor"
+PROCESSES = (API, SCHEDULER, DAG_PROCESSOR)
+HEARTBEATS = {
+    SCHEDULER: ("scheduler", "latest_scheduler_heartbeat"),
+    DAG_PROCESSOR: ("dag_processor", "latest_dag_processor_heartbeat"),
+}
+START_PATIENCE_S = 180  # a cold start takes 20 s a process on an idle machine, minutes on a crowded one
+
+
+def command(name: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "airflow", name.removeprefix("airflow-")]
+
+
+def environment(stack: Stack, name: str = API) -> dict[str, str]:
+    """All that one of Airflow's processes gets; only the scheduler, whose tasks deploy, has the deployer's identity."""
+    secrets = stack.secrets["airflow"]
+    home = stack.home / "airflow"
+    settings = {
+        "core": {
+            "dags_folder": stack.root / "dags",
+            "plugins_folder": stack.root / "plugins",
+            "load_examples": False,
+            "executor": "LocalExecutor",
+            "parallelism": 4,  # as many processes are forked at start
+            "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "simple_auth_manager_users": f"{stack.airflow_user}:admin",
+            "simple_auth_manager_passwords_file": home / "passwords.json",
+            "execution_api_server_url": f"{stack.airflow_url}/execution/",
+        },
+        "api": {
+            "host": "127.0.0.1",
+            "port": stack.ports[AIRFLOW],
+            "workers": 1,
+            "base_url": stack.airflow_url,
+            "secret_key": secrets["secret_key"],
+            "instance_name": "Nightshift",
+        },
+        "api_auth": {"jwt_secret": secrets["jwt_secret"]},
+        "logging": {"colored_console_log": False, "worker_log_server_port": stack.ports[TASK_LOGS]},
+        "scheduler": {
+            "scheduler_idle_sleep_time": 0.5,
+            # A killed task or scheduler is noticed within half a minute, not five.
+            "task_instance_heartbeat_timeout": 45,
+            "task_instance_heartbeat_timeout_detection_interval": 5,
+            "scheduler_health_check_threshold": 20,
+            "orphaned_tasks_check_interval": 20,
+        },
+        "dag_processor": {"refresh_interval": 5, "min_file_process_interval": 30, "parsing_processes": 1},
+        "workers": {
+            # A task lives through a minute without the API, and does not take a slow first answer for a failure.
+            "max_failed_heartbeats": 12,
+            "execution_api_timeout": 15,
+            "execution_api_retries": 8,
+        },
+    }
+    variables = {
+        f"AIRFLOW__{section}__{option}".upper(): str(value)
+        for section, options in settings.items()
+        for option, value in options.items()
+    }
+    ours = stack.environment("worker") | {"NIGHTSHIFT_BRANCH": repository.branch(stack.root)}
+    if name == SCHEDULER:
+        deployer = stack.environment("deployer")
+        for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+            ours[f"NIGHTSHIFT_DEPLOYER_{key}"] = deployer[f"AWS_{key}"]
+    return inherited() | {"AIRFLOW_HOME": str(home)} | variables | ours
+
+
+def start(stack: Stack, say: Callable[[str], None]) -> None:
+    """Brings Airflow up; what is healthy is left alone.
+
+    Raises:
+        NightshiftError: a port is taken, or a process does not come up; names its log and shows its end.
+    """
+    passwords = json.dumps({stack.airflow_user: stack.airflow_password})
+    file = stack.home / "airflow" / "passwords.json"
+    if not file.exists() or file.read_text() != passwords:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_private(file, passwords)
+    if not (_is_current(stack, API) and wait(lambda: answers_us(stack), 30)):
+        _stop(stack, API)
+        if not port_is_free(stack.ports[AIRFLOW]):
+            raise taken_port(stack.ports[AIRFLOW], "Airflow", PORT_VARIABLES[AIRFLOW][0])
+        _migrate(stack, say)
+        say(f"airflow: api-server starts at {stack.airflow_url}")
+        _launch(stack, API)
+        _wait(stack, API, lambda: answers_us(stack))
+    # The first call takes seconds; made here, so that no task waits for it in vain.
+    httpx.get(f"{stack.airflow_url}/execution/health", timeout=120, trust_env=False)
+
+    launched = {}
+    for name in (SCHEDULER, DAG_PROCESSOR):
+        if _is_current(stack, name) and wait(lambda name=name: beats(stack, name), 30):  # type: ignore[misc]
+            continue
+        _stop(stack, name)
+        say(f"airflow: {name.removeprefix('airflow-')} starts")
+        launched[name] = datetime.now(UTC)
+        _launch(stack, name)
+    for name, since in launched.items():
+        _wait(stack, name, lambda name=name, since=since: beats(stack, name, since))  # type: ignore[misc]
+
+
+def answers_us(stack: Stack) -> bool:
+    """Whether the Airflow at our port accepts our password."""
+    try:
+        answer = httpx.post(
+            f"{stack.airflow_url}/auth/token",
+            json={"username": stack.airflow_user, "password": stack.airflow_password},
+            timeout=20,
+            trust_env=False,
+        )
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == 201
+
+
+def health(stack: Stack) -> dict[str, Any]:
+    """Airflow's own word on its processes; empty when it does not answer."""
+    try:
+        answer = httpx.get(f"{stack.airflow_url}/api/v2/monitor/health", timeout=20, trust_env=False)
+        found: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return found if answer.is_success else {}
+
+
+def beats(stack: Stack, name: str, since: datetime | None = None) -> bool:
+    """Whether scheduler or dag-processor is healthy (by a heartbeat after ``since``)."""
+    part, heartbeat = HEARTBEATS[name]
+    found = health(stack).get(part) or {}
+    if found.get("status") != "healthy":
+        return False
+    return since is None or datetime.fromisoformat(found[heartbeat]) > since
+
+
+def _is_current(stack: Stack, name: str) -> bool:
+    return stack.processes.is_current(name, command(name), environment(stack, name))
+
+
+def _launch(stack: Stack, name: str) -> None:
+    stack.processes.start(name, command(name), environment(stack, name), stack.root)
+
+
+def _stop(stack: Stack, name: str) -> None:
+    """Ends a process that is not well, with whatever a killed one left behind."""
+    stack.processes.stop(name)
+    if name == SCHEDULER:
+        stack.processes.kill_strays()
+
+
+def _migrate(stack: Stack, say: Callable[[str], None]) -> None:
+    """Makes or upgrades Airflow's database, once per version.
+
+    A database without the stamp was left half-made by a killed start: nothing is in it, it is made anew.
+    """
+    home = stack.home / "airflow"
+    stamp, wanted = home / "migrated", version("apache-airflow-core")
+    if stamp.exists() and (home / "airflow.db").exists() and stamp.read_text() == wanted:
+        return
+    say("airflow: makes its database (about 20 s, once)")
+    if not stamp.exists():
+        for leftover in home.glob("airflow.db*"):
+            leftover.unlink()
+    log = stack.processes.log("airflow-db-migrate")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "airflow", "db", "migrate"],
+            env=environment(stack),
+            cwd=stack.root,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        tail = stack.processes.tail("airflow-db-migrate")
+        raise NightshiftError(f"Airflow's database could not be made:\n{tail}", f"read {log}")
+    stamp.write_text(wanted)
+
+
+def _wait(stack: Stack, name: str, ready: Callable[[], bool]) -> None:
+    processes = stack.processes
+    if wait(lambda: ready() or processes.running(name) is None, START_PATIENCE_S) and processes.running(name):
+        return
+    what = f"did not get healthy within {START_PATIENCE_S} s" if processes.running(name) else "ended at its start"
+    raise NightshiftError(f"{name} {what}; the end of its log:\n{processes.tail(name)}", f"read {processes.log(name)}")
+
+
+def wait(condition: Callable[[], bool], timeout_s: float, pause_s: float = 0.3) -> bool:
+    """Asks until ``condition`` holds; False when it did not within ``timeout_s`` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)
+    return True
