@@ -20,9 +20,10 @@ from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import Store, open_store
-from nightshift.stack import demo, repository
+from nightshift.stack import demo, lifecycle, repository
 from nightshift.stack.runs import Airflow
-from nightshift.stack.settings import Stack
+from nightshift.stack.schedule import schedule_of
+from nightshift.stack.settings import Stack, find_root
 
 
 def night(
@@ -34,9 +35,9 @@ def night(
 ) -> None:
     """Run one night: new data in, models trained, judged, published and, if better, serving."""
     console = Console(stderr=json)
-    stack = Stack.load(Path.cwd())
-    check_params(stack.root)
-    start(stack, console)
+    root = find_root()
+    check_params(root)
+    stack = start(root, console)
     for file in repository.edited(stack.root):
         console.print(f"[yellow]note:[/] {file} has edits that are not committed; a night runs what is committed", highlight=False)
     tip = repository.push(stack.root)
@@ -82,11 +83,13 @@ def check_params(root: Path) -> None:
         raise NightshiftError(done.stderr.strip() or done.stdout.strip(), "edit params.yaml and commit it", exit_code=2)
 
 
-def start(stack: Stack, console: Console) -> None:
-    """The stack, if it is not up."""
-    from nightshift.stack import up
-
-    up.start(stack, console)
+def start(root: Path, console: Console) -> Stack:
+    """The stack, if it is not up; the branch is there before Airflow looks for it."""
+    since = time.monotonic()
+    stack = Stack.load(root)
+    repository.make(root, stack.repository)
+    repository.push(root)
+    return lifecycle.up(root, lambda line: console.print(f"[dim]{time.monotonic() - since:5.1f} s  {line}[/]", highlight=False))
 
 
 def land_next_days(stack: Stack, store: Store, objects: Objects, console: Console) -> list[str]:
@@ -164,7 +167,7 @@ def tell(stack: Stack, followed: list[Followed], objects: Objects, waiting: list
         left_alone=left_alone,
         undo=f"git revert --no-edit {merged.before[:9]}..{merged.after[:9]}   (what serves: nightshift rollback)" if log else "",
         waiting=waiting,
-        next_night=stack.next_night(),
+        next_night=schedule_of(stack.root)["words"],
         links={
             "endpoint": stack.endpoint_url,
             "Airflow": stack.airflow_url,

@@ -17,7 +17,7 @@ bag = DagBag(sys.argv[1])
 print(json.dumps({
     "errors": bag.import_errors,
     "heavy": sorted({"torch", "dvc", "pandas", "great_expectations", "boto3"} & set(sys.modules)),
-    "dags": {dag.dag_id: {"schedule": str(dag.timetable.summary), "paused": dag.is_paused_upon_creation, "catchup": dag.catchup,
+    "dags": {dag.dag_id: {"schedule": str(getattr(dag.timetable, "expression", None)), "paused": dag.is_paused_upon_creation, "catchup": dag.catchup,
                           "active": dag.max_active_runs, "tasks": sorted(dag.task_ids), "params": sorted(dag.params)}
              for dag in bag.dags.values()}}))
 """
