@@ -78,9 +78,15 @@ def _sentence(cls: type[BaseModel], where: str, error: Any) -> str:
 
 def _fields_at(cls: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     """The field names of the section at ``loc`` below ``cls``."""
+    fields = _fields(cls)
     for name in loc:
-        inner = cls.model_fields[name].annotation if name in cls.model_fields else None
+        inner = fields.get(name)
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
-        cls = inner
-    return list(cls.model_fields)
+        fields = _fields(inner)
+    return list(fields)
+
+
+def _fields(cls: type[BaseModel]) -> dict[str, Any]:
+    """What each key of params.yaml holds."""
+    return {field.alias or name: field.annotation for name, field in cls.model_fields.items()}

@@ -1,0 +1,216 @@
+"""Brings what has landed into the snapshot: ``python -m pipelines.ingest DATASET --until DATE …``
+
+An event, not a stage: it asks the landing zone what is there. It reads only the days whose files are not those of the
+index, writes a canonical partition and a profile for each, and the index last, so that whoever reads the index sees a
+whole snapshot. Old partitions are neither needed nor touched.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines.datasets.landing import Bucket, Folder, LandedFile, LandingError, is_date, open_landing
+from pipelines.datasets.snapshot import Snapshot, SnapshotError
+from pipelines.params.dataset import Dataset
+from pipelines.params.section import ParamsError
+
+AT_ONCE = 32  # landing files in memory and on their way
+
+
+def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = Path()) -> dict[str, Any]:
+    """Takes every day up to ``until`` that is new or other than in the index, but for those ``held``.
+
+    Returns:
+        The report: taken, held, left_out, skipped_after_until, changed and removed paths, rows, quarantine, stale.
+
+    Raises:
+        ParamsError, LandingError, SnapshotError: nothing of the snapshot has changed, and running again is safe.
+    """
+    params = Dataset.load("datasets", dataset, file=root / "params.yaml")
+    reader = importlib.import_module(f"pipelines.datasets.{params.reader}")
+    landing = open_landing(params.landing)
+    with Snapshot(root, dataset) as snapshot:
+        listing = landing.list()
+        report: dict[str, Any] = {
+            "dataset": dataset,
+            "taken": [],
+            "held": [],
+            "left_out": [{"date": name, "reason": "is no date=YYYY-MM-DD/ folder"} for name in listing.strange],
+            "skipped_after_until": [day for day in listing.days if day > until.isoformat()],
+            "changed": [],
+            "removed": [],
+            "quarantine": [],
+        }
+        refused = {(item["date"], item["checksum"]): item["reason"] for item in held}
+        for day, files in listing.days.items():
+            if day > until.isoformat() or _is_known(files, snapshot.days.get(day)):
+                continue
+            if files:
+                rows, found = reader.Rows(), _read(landing, day, files)
+                entries = [_read_one(reader, file, data, params.records, rows) for file, data in found]
+                _take(day, rows, entries, reader, params.records, refused, snapshot, report)
+            else:
+                report["left_out"].append({"date": day, "reason": f"{landing.url}/date={day}/ is empty"})
+        report["changed"] = snapshot.commit()
+        report["rows"] = sum(entry["rows"] for entry in snapshot.days.values())
+        report["stale"] = _stale(snapshot.days, until, params.freshness_days)
+    report["quarantined"] = len(report["quarantine"])
+    report["quarantine"] = report["quarantine"][:100]
+    return report
+
+
+def _is_known(files: list[LandedFile], before: dict[str, Any] | None) -> bool:
+    """Whether the index has all these files. It may have more: a landing zone that is swept shrinks no snapshot."""
+    known = {(entry["name"], entry["size"], entry["etag"]) for entry in before["files"]} if before else set()
+    return before is not None and {(file.name, file.size, file.etag) for file in files} <= known
+
+
+def _take(
+    day: str,
+    rows: Any,
+    entries: list[dict[str, Any]],
+    reader: Any,
+    records: Any,
+    refused: dict[tuple[str, str], str],
+    snapshot: Snapshot,
+    report: dict[str, Any],
+) -> None:
+    """Stages one day that was read, or says in the report why not."""
+    before = snapshot.days.get(day)
+    checksum = hashlib.sha256("".join(f"{e['name']}\0{e['sha256']}\n" for e in entries).encode()).hexdigest()
+    if before and before["checksum"] == checksum:
+        return  # touched or copied again: the same bytes
+    if (day, checksum) in refused:
+        report["held"].append({"date": day, "checksum": checksum, "reason": refused[day, checksum]})
+        return
+    report["quarantine"] += [
+        {"file": f"date={day}/{entry['name']}", **item} for entry in entries for item in entry["quarantined"]
+    ]
+    if not rows:
+        stays = "; the partition taken before stays" if before else ""
+        report["left_out"].append({"date": day, "reason": f"no readable record in {len(entries)} file(s){stays}"})
+        return
+    partition, profile, duplicates = reader.tables(rows, records)
+    sha256 = snapshot.stage(day, partition=partial(reader.write, partition), profile=partial(reader.write, profile))
+    why = _why(before, entries, late=any(day < other for other in snapshot.days))
+    snapshot.days[day] = {
+        "rows": len(partition),
+        "sha256": sha256,
+        "checksum": checksum,
+        "duplicates": duplicates,
+        "files": entries,
+    }
+    report["taken"].append(
+        {
+            "date": day,
+            "checksum": checksum,
+            "rows": len(partition),
+            "why": why,
+            "files": len(entries),
+            "quarantined": sum(len(entry["quarantined"]) for entry in entries),
+            "duplicates": duplicates,
+        }
+    )
+
+
+def _read(landing: Folder | Bucket, day: str, files: list[LandedFile]) -> Iterator[tuple[LandedFile, bytes]]:
+    """The files of a day with their bytes, in order; several are on their way at once."""
+    with ThreadPoolExecutor(8) as pool:
+        for start in range(0, len(files), AT_ONCE):
+            batch = files[start : start + AT_ONCE]
+            yield from zip(batch, pool.map(lambda file: landing.read(day, file.name), batch), strict=True)
+
+
+def _read_one(reader: Any, file: LandedFile, data: bytes, records: Any, rows: Any) -> dict[str, Any]:
+    """Adds a file's records to ``rows``; returns its entry in the index."""
+    before = len(rows)
+    try:
+        quarantined = reader.read(file.name, data, records, rows)
+    except reader.Unreadable as reason:
+        quarantined = [{"record": "the whole file", "reason": str(reason)}]
+    return {
+        "name": file.name,
+        "size": file.size,
+        "etag": file.etag,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "rows": len(rows) - before,
+        "quarantined": quarantined,
+    }
+
+
+def _why(before: dict[str, Any] | None, entries: list[dict[str, Any]], *, late: bool) -> str:
+    """new, late (older than a day that is already there), late file (joins its day) or replaced."""
+    if before is None:
+        return "late" if late else "new"
+    now = {(entry["name"], entry["sha256"]) for entry in entries}
+    return "late file" if {(entry["name"], entry["sha256"]) for entry in before["files"]} <= now else "replaced"
+
+
+def _stale(days: dict[str, Any], until: date, freshness_days: int | None) -> str | None:
+    if freshness_days is None or not days:
+        return None
+    newest = max(days)
+    age = (until - date.fromisoformat(newest)).days
+    if age <= freshness_days:
+        return None
+    return f"the newest day is {newest}, {age} days before {until}; at most {freshness_days} are wanted"
+
+
+def told(report: dict[str, Any]) -> Iterator[str]:
+    """The report in lines for a person."""
+    for day in report["taken"]:
+        extra = "".join(f", {day[word]:,} {word}" for word in ("quarantined", "duplicates") if day[word])
+        yield f"{day['date']}  {day['why']}: {day['rows']:,} rows from {day['files']} file(s){extra}"
+    for day in report["held"]:
+        yield f"{day['date']}  held, not taken: {day['reason']}"
+    for day in report["left_out"]:
+        yield f"{day['date']}  left out: {day['reason']}"
+    if report["skipped_after_until"]:
+        yield f"{', '.join(report['skipped_after_until'])}  not yet: after the date up to which data counts"
+    for item in report["quarantine"][:20]:
+        yield f"  quarantined: {item['file']}, {item['record']}: {item['reason']}"
+    if report["quarantined"] > 20:
+        yield f"  … and {report['quarantined'] - 20:,} more records in quarantine"
+    if report["stale"]:
+        yield f"stale: {report['stale']}"
+    if not report["rows"]:
+        yield f"{report['dataset']}: nothing has landed yet: `nightshift land` drops a demo day"
+    else:
+        nothing = "" if report["taken"] else "nothing new, "
+        yield f"{report['dataset']}: {nothing}{report['rows']:,} rows in the snapshot"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 done (also with nothing new), 1 failed, 2 wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.ingest", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("--until", help="the last day that counts, YYYY-MM-DD (default: yesterday, UTC)")
+    parser.add_argument("--held", type=Path, help='JSON: [{"date", "checksum", "reason"}] to leave out')
+    parser.add_argument("--report", type=Path, help="where to write what happened, as JSON")
+    args = parser.parse_args(argv)
+    if args.until and not is_date(args.until):
+        parser.error(f"--until {args.until} is no date, write YYYY-MM-DD")
+    until = date.fromisoformat(args.until) if args.until else datetime.now(UTC).date() - timedelta(days=1)
+    held = json.loads(args.held.read_text()) if args.held else []
+    try:
+        report = ingest(args.dataset, until, held)
+        if args.report:
+            args.report.write_text(json.dumps(report, indent=1) + "\n")
+    except (ParamsError, LandingError, SnapshotError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ParamsError) else 1
+    for line in told(report):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

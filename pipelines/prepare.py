@@ -1,0 +1,174 @@
+"""Train, val and test rows of the validated snapshot: ``python -m pipelines.prepare DATASET``
+
+Reads the whole history. An image is in one place only: the day that brought it first keeps it, and one that is among
+the test rows is never trained on. The same partitions give the same bytes.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import shutil
+import sys
+from bisect import bisect_left
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.lib.format import open_memmap
+
+from pipelines.params.prepare import Prepare
+from pipelines.params.records import Records
+from pipelines.params.section import ParamsError, at, read
+from pipelines.params.toolchain import demand
+
+SPLITS = ("train", "val", "test")
+FILES = ("x.npy", "y.npy", "keys.txt")
+
+Place = tuple[int, int, int, str]
+"""Partition, row in it, class, key."""
+
+
+class PrepareError(Exception):
+    """The snapshot may not or cannot be prepared; the message says why and what to do."""
+
+
+def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
+    """Writes ``artifacts/datasets/<dataset>`` and returns the content of its ``dataset.json``.
+
+    Each split is a folder: ``x.npy`` uint8 ``[n, height, width, channels]``, ``y.npy`` int64 ``[n]`` and ``keys.txt``,
+    a key a line; ``sha256`` in ``dataset.json`` is over the three, in this order.
+
+    Raises:
+        ParamsError, PrepareError: the outputs are as before.
+    """
+    file = root / "params.yaml"
+    params = Prepare.load("datasets", dataset, "prepare", file=file)
+    records = Records.load("datasets", dataset, "records", file=file)
+    reader = importlib.import_module(f"pipelines.datasets.{at(read(file), 'datasets', dataset, 'reader')}")
+    _demand_passed(dataset, root)
+    partitions = sorted((root / "data" / dataset).glob("date=*.parquet"))
+    rows, dropped = assign(partitions, records.labels, params.val)
+    for split in SPLITS:
+        if not rows[split]:
+            raise PrepareError(
+                f"{dataset}: the snapshot has no {split} rows. With `split: official` the source marks its test rows "
+                "(column split, or a folder test/); land some and ingest again"
+            )
+    target = root / "artifacts" / "datasets" / dataset
+    part = target.with_name(f".{dataset}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _write(part, rows, partitions, reader, records)
+        described = {
+            "labels": records.labels,
+            "shape": records.shape,
+            "days": [path.stem.removeprefix("date=") for path in partitions],
+            "dropped": dropped,
+            "splits": {split: {"rows": len(rows[split]), "sha256": _sha256(part / split)} for split in SPLITS},
+        }
+        (part / "dataset.json").write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        part.replace(target)
+    except OSError as error:
+        raise PrepareError(
+            f"{target} cannot be written ({error.strerror or error}): free some space, run again"
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return described
+
+
+def assign(partitions: list[Path], labels: list[str], val: float) -> tuple[dict[str, list[Place]], int]:
+    """Which rows go where, in the order of days and keys, and how many are left out because their image is there."""
+    classes = {label: i for i, label in enumerate(labels)}
+    place_of: dict[str, Place] = {}
+    test_keys: set[str] = set()
+    seen = 0
+    for p, path in enumerate(partitions):
+        columns = pq.read_table(path, columns=["key", "label", "split"]).to_pydict()
+        for row, (key, label, split) in enumerate(zip(*columns.values(), strict=True)):
+            if label not in classes:
+                raise PrepareError(f"{path} has the label {label!r}, and params.yaml's records.labels has not")
+            seen += 1
+            as_test = split == "test" and key not in test_keys
+            if as_test:
+                test_keys.add(key)
+            if as_test or key not in place_of:
+                place_of[key] = (p, row, classes[label], key)
+    rows: dict[str, list[Place]] = {split: [] for split in SPLITS}
+    for place in sorted(place_of.values()):
+        rows["test" if place[3] in test_keys else "val" if _in_val(place[3], val) else "train"].append(place)
+    return rows, seen - len(place_of)
+
+
+def _in_val(key: str, share: float) -> bool:
+    """Decided by the key alone: no later day moves a row to another split."""
+    return int(hashlib.sha256(f"val:{key}".encode()).hexdigest()[:8], 16) < share * 2**32
+
+
+def _write(folder: Path, rows: dict[str, list[Place]], partitions: list[Path], reader: Any, records: Records) -> None:
+    """The three files of each split; one partition in memory at a time."""
+    x: dict[str, np.memmap[Any, np.dtype[np.uint8]]] = {}
+    for split, places in rows.items():
+        (folder / split).mkdir(parents=True)
+        x[split] = open_memmap(folder / split / "x.npy", "w+", np.uint8, (len(places), *records.shape))
+        np.save(folder / split / "y.npy", np.array([label for _, _, label, _ in places], np.int64))
+        (folder / split / "keys.txt").write_text("".join(f"{key}\n" for *_, key in places))
+    for p, path in enumerate(partitions):
+        try:
+            images = reader.arrays(path, records)
+        except ValueError as error:
+            raise PrepareError(
+                f"{path}: {error}: correct params.yaml, or replace that day in the landing zone"
+            ) from None
+        for split, places in rows.items():
+            # Places are sorted by partition, so its rows are one run.
+            start, end = (bisect_left(places, which, key=itemgetter(0)) for which in (p, p + 1))
+            x[split][start:end] = images[[row for _, row, _, _ in places[start:end]]]
+    for array in x.values():
+        array.flush()
+
+
+def _demand_passed(dataset: str, root: Path) -> None:
+    path = root / "artifacts" / "validations" / dataset / "verdict.json"
+    if not path.is_file():
+        raise PrepareError(f"{path} is not there: type `dvc repro validate@{dataset}` first")
+    verdict = json.loads(path.read_text())
+    if verdict["verdict"] == "refuse":
+        reasons = "; ".join(item["message"] for item in verdict["failed"] if item["severity"] == "critical")
+        raise PrepareError(
+            f"{dataset}: validation refused this snapshot: {reasons}. See {path.with_name('report.html')}"
+        )
+
+
+def _sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in FILES:
+        with (folder / name).open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 done, 1 failed or refused, 2 wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.prepare", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset")
+    dataset = parser.parse_args(argv).dataset
+    try:
+        demand("numpy", "pyarrow")
+        described = prepare(dataset)
+    except (ParamsError, PrepareError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ParamsError) else 1
+    counts = ", ".join(f"{described['splits'][split]['rows']:,} {split}" for split in SPLITS)
+    left_out = f"; {described['dropped']:,} left out, their images are there already" if described["dropped"] else ""
+    print(f"{dataset}: {counts} rows from {len(described['days'])} day(s){left_out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
