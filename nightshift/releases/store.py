@@ -112,7 +112,7 @@ class FolderStore:
         with self._watch():
             base = self.root / prefix.rpartition("/")[0]
             found = []
-            for folder, _, names in os.walk(base):
+            for folder, _, names in os.walk(base, onerror=_unless_missing):
                 for name in names:
                     key = (Path(folder) / name).relative_to(self.root).as_posix()
                     if key.startswith(prefix) and not name.startswith(_TEMPORARY):
@@ -166,6 +166,11 @@ class FolderStore:
             raise StoreUnavailable(
                 f"{self.url} does not answer: {error}", f"check the folder {self.url} and the free space of its disk"
             ) from error
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error  # os.walk would pass it over: a folder that cannot be read is not an empty one
 
 
 class S3Store:

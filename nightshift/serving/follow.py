@@ -75,6 +75,9 @@ class Follower:
         problem: str | None = None
         try:
             self._known = set(self.ledger.models())
+            lost = set(self._last_known()) - self._known
+            if lost:  # a ledger never forgets: it was emptied, or its folder is not mounted
+                problem = f"{self.registry.store.url} has no orders of {min(lost)}, which was served by it before"
         except ReleaseError as error:
             problem = error.message
         for name in sorted(self._known):
@@ -142,15 +145,17 @@ class Follower:
             del self._refused[name]
         models = self._last_known()
         models[name] = {"digest": digest, "sequence": sequence}
+        state = {"format": 1, "registry": self.registry.store.url, "models": models}
         try:
             with whole_file(self.copies / "serving.json") as temporary:
-                temporary.write_text(json.dumps({"format": 1, "models": models}, sort_keys=True, indent=2) + "\n")
+                temporary.write_text(json.dumps(state, sort_keys=True, indent=2) + "\n")
         except OSError as error:
             log.warning("cannot remember what serves in %s: %s", self.copies, error)
 
     def _last_known(self) -> dict[str, dict[str, Any]]:
         try:
-            return dict(json.loads((self.copies / "serving.json").read_text())["models"])
+            state = json.loads((self.copies / "serving.json").read_text())
+            return dict(state["models"]) if state["registry"] == self.registry.store.url else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
@@ -163,5 +168,5 @@ class Follower:
             except Exception as error:
                 log.error("%s: the local copy of %s does not serve: %s", name, last.get("digest"), error)
                 continue
-            log.warning("%s: the registry is away; serving the last known release", name)
+            log.warning("%s: its order cannot be read; serving its last known release", name)
             self._serve(loaded, last["sequence"])

@@ -104,7 +104,7 @@ def _shape(shape: Any, expected: Tensor) -> tuple[int, ...]:
     if not isinstance(shape, list) or not all(type(size) is int for size in shape):
         raise RequestError(400, f"input {name!r} needs a shape: a list of integers like {wanted}")
     fits = len(shape) == len(wanted) and all(
-        size == want or (want < 0 and size > 0) for size, want in zip(shape, wanted, strict=True)
+        (size > 0 if want < 0 else size == want) for size, want in zip(shape, wanted, strict=True)
     )
     count = 1
     for size in shape:

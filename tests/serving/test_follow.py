@@ -1,0 +1,299 @@
+"""The endpoint follows the ledger: real processes, real releases, kills and damage included."""
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from nightshift.releases.ledger import Outcome, now
+from tests.serving.world import Endpoint, World, wait_for
+
+
+def test_an_endpoint_with_nothing_to_serve_is_alive_and_ready_and_serves_the_first_order(world: World, start) -> None:
+    endpoint = start()
+    endpoint.wait_alive()
+    wait_for(lambda: endpoint.answers("/v2/health/ready"))
+    assert endpoint.infer().status_code == 404
+    digest = world.publish()
+    world.order(digest)
+    endpoint.refresh()
+    endpoint.wait_serving(digest)
+    assert endpoint.infer().headers["nightshift-digest"] == digest
+
+
+def test_a_new_order_is_found_without_being_told(world: World, start) -> None:
+    first, second = world.publish(0), world.publish(1)
+    world.order(first, "proven")
+    endpoint = start()
+    endpoint.wait_serving(first)
+    world.order(second)
+    endpoint.wait_serving(second)
+    assert endpoint.infer(version=second[:12]).headers["nightshift-digest"] == second
+    assert endpoint.infer(version=first[:12]).status_code == 404
+    assert endpoint.of()["sequence"] == 2
+
+
+def test_a_refused_order_gives_the_champion_back(world: World, start) -> None:
+    first, second = world.publish(0), world.publish(1)
+    world.order(first, "proven")
+    order = world.order(second)
+    endpoint = start()
+    endpoint.wait_serving(second)
+    world.ledger.settle(order, Outcome(state="refused", reason="a test", at=now()))
+    endpoint.refresh()
+    endpoint.wait_serving(first)
+    assert endpoint.of()["sequence"] == 1
+
+
+def test_a_swap_under_load_loses_no_request_and_mixes_no_answer(world: World, start) -> None:
+    digests = [world.publish(seed) for seed in range(3)]
+    world.order(digests[0], "proven")
+    endpoint = start()
+    endpoint.wait_serving(digests[0])
+    stop = threading.Event()
+    seen: list[tuple[float, float, str]] = []
+    problems: list[str] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=endpoint.url, timeout=10) as client:
+            body = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 4, 4, 3], "data": [9] * 48}]}
+            while not stop.is_set():
+                asked = time.monotonic()
+                try:
+                    answer = client.post("/v2/models/toy/infer", json=body)
+                except httpx.HTTPError as error:
+                    problems.append(repr(error))
+                    continue
+                digest = answer.headers.get("nightshift-digest", "")
+                if answer.status_code != 200 or answer.json()["model_version"] != digest[:12]:
+                    problems.append(answer.text)
+                seen.append((asked, time.monotonic(), digest))
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    swapped: list[tuple[float, str]] = []
+    for turn in range(6):
+        digest = digests[(turn + 1) % 3]
+        world.order(digest, "proven")
+        endpoint.refresh()
+        endpoint.wait_serving(digest)
+        swapped.append((time.monotonic(), digest))
+        time.sleep(0.1)
+    stop.set()
+    for client in clients:
+        client.join()
+    assert problems == []
+    assert {digest for _, _, digest in seen} == set(digests)
+    assert len(seen) > 100
+    for (after, digest), (until, _) in zip(swapped, [*swapped[1:], (time.monotonic(), "")], strict=True):
+        # Between the moment that /status named it and the next order, nothing else answers.
+        wrong = [
+            each for asked, ended, each in seen if asked > after and ended < min(until, after + 0.1) and each != digest
+        ]
+        assert wrong == []
+
+
+@pytest.mark.parametrize("damage", ["model.onnx", "golden.json", "manifest.json"])
+def test_a_damaged_release_is_refused_while_the_old_one_goes_on(world: World, start, damage: str) -> None:
+    first, second = world.publish(0), world.publish(1)
+    key = f"releases/toy/{second}/{damage}"
+    data = bytearray(world.store.get(key))
+    data[len(data) // 2] ^= 1
+    world.store.put(key, bytes(data))
+    world.order(first, "proven")
+    endpoint = start()
+    endpoint.wait_serving(first)
+    world.order(second)
+    endpoint.refresh()
+    assert damage in endpoint.wait_refused(second)
+    assert endpoint.of()["refused"]["sequence"] == 2
+    assert endpoint.infer().headers["nightshift-digest"] == first
+    assert endpoint.answers("/v2/health/ready")
+    assert "refused" in endpoint.log.read_text()
+
+
+def test_a_release_with_wrong_golden_answers_is_refused(world: World, start) -> None:
+    first, second = world.publish(0), world.publish(1, off=0.01)
+    world.order(first, "proven")
+    endpoint = start()
+    endpoint.wait_serving(first)
+    world.order(second)
+    endpoint.refresh()
+    assert "golden request 1 disagrees" in endpoint.wait_refused(second)
+    assert endpoint.infer().headers["nightshift-digest"] == first
+
+
+def test_an_order_of_a_release_that_nobody_published_is_refused_by_name(world: World, start) -> None:
+    first = world.publish(0)
+    world.order(first, "proven")
+    world.order("0" * 64)
+    endpoint = start()
+    assert "no release 000000000000" in endpoint.wait_refused("0" * 64)
+    endpoint.wait_serving(first)
+
+
+def test_a_killed_endpoint_serves_again_when_it_is_started_again(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start()
+    endpoint.wait_serving(digest)
+    endpoint.stop(signal.SIGKILL)
+    assert not endpoint.answers("/v2/health/live")
+    endpoint.start()
+    endpoint.wait_serving(digest)
+    assert endpoint.infer().status_code == 200
+
+
+def test_sigterm_answers_what_is_under_way_and_ends_with_0(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start()
+    endpoint.wait_serving(digest)
+    rows = 20_000  # half a second of parsing
+    body = json.dumps(
+        {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [rows, 4, 4, 3], "data": [7] * 48 * rows}]}
+    )
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(endpoint.client.post("/v2/models/toy/infer", content=body)))
+    asking.start()
+    time.sleep(0.1)
+    assert endpoint.stop() == 0
+    asking.join()
+    assert answers[0].status_code == 200
+    assert answers[0].json()["outputs"][0]["shape"] == [rows, 3]
+
+
+def test_a_store_that_is_away_at_the_start_is_no_reason_not_to_serve(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start()
+    endpoint.wait_serving(digest)
+    endpoint.stop()
+    gone = world.folder / "gone"
+    (world.folder / "registry").rename(gone)
+    (world.folder / "registry").write_text("a file where the folder was: every access fails\n")
+    endpoint.start()
+    endpoint.wait_serving(digest)
+    assert endpoint.status()["problem"]
+    assert endpoint.answers("/v2/health/ready")
+    (world.folder / "registry").unlink()
+    gone.rename(world.folder / "registry")
+    second = world.publish(1)
+    world.order(second)
+    endpoint.wait_serving(second)
+    assert endpoint.status()["problem"] is None
+
+
+def test_a_registry_that_lost_its_ledger_is_a_problem_and_what_served_goes_on(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start()
+    endpoint.wait_serving(digest)
+    (world.folder / "registry").rename(world.folder / "not mounted")
+    assert "no orders of toy" in wait_for(lambda: endpoint.status()["problem"])
+    endpoint.stop(signal.SIGKILL)
+    endpoint.start()
+    endpoint.wait_serving(digest)
+
+
+def test_copies_of_another_registry_are_never_served(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start()
+    endpoint.wait_serving(digest)
+    endpoint.stop()
+    endpoint.registry = str(world.folder / "another")
+    endpoint.start()
+    wait_for(lambda: endpoint.answers("/v2/health/ready"))
+    assert endpoint.status()["models"] == {}
+
+
+def test_s3_away_at_a_restart_serves_from_the_local_copy(s3, tmp_path: Path, start_s3) -> None:
+    world, endpoint = start_s3
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint.start()
+    endpoint.wait_serving(digest)
+    endpoint.stop(signal.SIGKILL)
+    endpoint.environment["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+    endpoint.start()
+    endpoint.wait_serving(digest)
+    assert "127.0.0.1:9" in wait_for(lambda: endpoint.status()["problem"])
+    assert endpoint.infer().headers["nightshift-digest"] == digest
+
+
+@pytest.fixture
+def start_s3(s3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in s3.environment("deployer").items():
+        monkeypatch.setenv(name, value)
+    world = World(tmp_path, f"s3://{s3.registry}/follow-{uuid4().hex}")
+    endpoint = Endpoint(world.store.url, tmp_path / "copies", s3.environment("endpoint"))
+    yield world, endpoint
+    endpoint.stop()
+    endpoint.client.close()
+
+
+def test_a_damaged_local_copy_is_not_served_when_the_store_is_away(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start()
+    endpoint.wait_serving(digest)
+    endpoint.stop()
+    (world.folder / "copies" / "toy" / digest / "model.onnx").write_bytes(b"damaged")
+    (world.folder / "registry").rename(world.folder / "gone")
+    (world.folder / "registry").write_text("away")
+    endpoint.start()
+    endpoint.wait_alive()
+    wait_for(lambda: endpoint.status()["problem"])
+    assert not endpoint.of().get("serving")
+    assert endpoint.client.get("/v2/health/ready").status_code == 503
+
+
+def test_many_swaps_keep_the_memory_flat(world: World, start) -> None:
+    """No session stays behind: each old release is dropped, and the process does not grow by a session per swap."""
+    digests = [world.publish(0), world.publish(1)]
+    world.order(digests[0], "proven")
+    endpoint = start()
+    endpoint.wait_serving(digests[0])
+
+    def threads() -> int:
+        assert endpoint.process
+        return len(list(Path(f"/proc/{endpoint.process.pid}/task").iterdir()))
+
+    before = threads()
+    for turn in range(1, 9):
+        world.order(digests[turn % 2], "proven")
+        endpoint.refresh()
+        endpoint.wait_serving(digests[turn % 2])
+    assert threads() <= before + 1
+    assert "still hold" not in endpoint.log.read_text()
+
+
+def test_two_endpoints_never_share_a_port(world: World, start) -> None:
+    endpoint = start()
+    endpoint.wait_alive()
+    second = world.endpoint()
+    second.port = endpoint.port
+    second.start()
+    assert second.process
+    assert second.process.wait(15) == 1
+    assert f"127.0.0.1:{endpoint.port} is taken" in second.log.read_text()
+    second.client.close()
+
+
+def test_several_models_are_served_side_by_side_and_one_bad_one_disturbs_no_other(world: World, start) -> None:
+    toy, other = world.publish(0), world.publish(1, model="other")
+    world.order("0" * 64, model="bad")
+    world.order(toy, "proven")
+    world.order(other, "proven", model="other")
+    endpoint = start()
+    endpoint.wait_serving(toy)
+    endpoint.wait_serving(other, "other")
+    assert endpoint.infer("other").headers["nightshift-model"] == "other"
+    assert endpoint.of("bad")["serving"] is None

@@ -1,0 +1,244 @@
+"""The Open Inference Protocol over HTTP, good requests and bad ones, against a real endpoint process."""
+
+import json
+import re
+import socket
+import time
+
+import httpx
+import numpy as np
+import onnxruntime
+import pytest
+
+from tests.releases.make import LABELS
+from tests.serving.world import IMAGE, golden_of
+
+
+def test_an_answer_is_the_programs_own_and_names_its_release(served) -> None:
+    world, endpoint, digest = served
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    answer = endpoint.infer(
+        id="7",
+        inputs=[{"name": "image", "datatype": "UINT8", "shape": [5, 4, 4, 3], "data": images.ravel().tolist()}],
+    )
+    assert answer.status_code == 200
+    assert answer.headers["nightshift-model"] == "toy"
+    assert answer.headers["nightshift-digest"] == digest
+    body = answer.json()
+    assert (body["model_name"], body["model_version"], body["id"]) == ("toy", digest[:12], "7")
+    (output,) = body["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [5, 3])
+    session = onnxruntime.InferenceSession(str(world.folder / "release-1" / "model.onnx"))
+    (expected,) = session.run(None, {"image": images})
+    np.testing.assert_allclose(np.array(output["data"]).reshape(5, 3), expected, atol=1e-6)
+
+
+def test_nested_data_flat_data_and_one_request_in_a_batch_answer_the_same(served) -> None:
+    _, endpoint, _ = served
+    nested = np.arange(48).reshape(1, 4, 4, 3).tolist()
+    flat = endpoint.infer().json()["outputs"]
+    assert endpoint.infer(inputs=[{**IMAGE, "data": nested}]).json()["outputs"] == flat
+
+
+@pytest.mark.parametrize("version", ["short", "full"])
+def test_a_release_answers_under_its_version(served, version: str) -> None:
+    _, endpoint, digest = served
+    answer = endpoint.infer(version=digest[:12] if version == "short" else digest)
+    assert (answer.status_code, answer.headers["nightshift-digest"]) == (200, digest)
+
+
+def test_metadata_says_what_a_client_must_send_and_how_a_picture_becomes_it(served) -> None:
+    _, endpoint, digest = served
+    about = endpoint.client.get("/v2/models/toy").json()
+    assert about["name"] == "toy"
+    assert about["versions"] == [digest[:12]]
+    assert about["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 4, 4, 3]}]
+    assert about["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}]
+    assert about["parameters"]["kind"] == "image"
+    assert about["parameters"]["labels"] == list(LABELS)
+    assert endpoint.client.get(f"/v2/models/toy/versions/{digest[:12]}").json() == about
+    server = endpoint.client.get("/v2").json()
+    assert (server["name"], server["extensions"]) == ("nightshift", [])
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/toy/ready"])
+def test_alive_ready_and_model_ready_are_200(served, path: str) -> None:
+    _, endpoint, _ = served
+    assert endpoint.client.get(path).status_code == 200
+    assert endpoint.client.head(path).status_code == 200
+
+
+def test_status_says_what_serves_by_which_order(served) -> None:
+    world, endpoint, digest = served
+    status = endpoint.status()
+    assert status["models"]["toy"] == {"serving": digest, "sequence": 1, "refused": None}
+    assert status["registry"] == world.store.url
+    assert status["problem"] is None
+
+
+def test_golden_requests_of_the_release_agree_over_the_wire(served) -> None:
+    world, endpoint, digest = served
+    for case in golden_of(world, digest)["cases"]:
+        answer = endpoint.infer(inputs=case["inputs"]).json()
+        np.testing.assert_allclose(answer["outputs"][0]["data"], case["outputs"][0]["data"], atol=1e-4)
+
+
+def image(**changes: object) -> dict:
+    tensor = {**IMAGE, **changes}
+    return {"inputs": [{key: value for key, value in tensor.items() if value is not ...}]}
+
+
+BAD = {
+    "not an object": ([], "JSON object"),
+    "no inputs": ({}, "'inputs' is missing"),
+    "inputs no list": ({"inputs": {}}, "'inputs' must be a list"),
+    "no tensor": ({"inputs": []}, "'image' is missing"),
+    "a tensor that is a number": ({"inputs": [3]}, r"inputs\[0\]"),
+    "no name": (image(name=...), r"inputs\[0\] has no name"),
+    "wrong name": (image(name="picture"), "no input 'picture': this model has image"),
+    "given twice": ({"inputs": [IMAGE, IMAGE]}, "'image' is given twice"),
+    "wrong datatype": (image(datatype="FP32"), "'image' has datatype 'FP32', must be UINT8"),
+    "unknown datatype": (image(datatype="FLOAT"), "'image' has datatype 'FLOAT'"),
+    "no datatype": (image(datatype=...), "'image' has datatype None"),
+    "no shape": (image(shape=...), "'image' needs a shape"),
+    "wrong shape": (image(shape=[1, 3, 4, 4]), r"'image' has shape \[1, 3, 4, 4\], must be \[-1, 4, 4, 3\]"),
+    "wrong rank": (image(shape=[48]), r"'image' has shape \[48\]"),
+    "no rows": (image(shape=[0, 4, 4, 3], data=[]), r"'image' has shape \[0, 4, 4, 3\]"),
+    "negative": (image(shape=[-1, 4, 4, 3]), r"'image' has shape \[-1, 4, 4, 3\]"),
+    "absurd shape": (image(shape=[2**62, 4, 4, 3]), "'image' has shape"),
+    "shape with a fraction": (image(shape=[1.0, 4, 4, 3]), "'image' needs a shape"),
+    "shape with true": (image(shape=[True, 4, 4, 3]), "'image' needs a shape"),
+    "no data": (image(data=...), "'image' has no data"),
+    "data no list": (image(data="abc"), "data of input 'image' must be a list"),
+    "too few values": (image(data=[1] * 47), r"'image' has 47 values, .* needs 48"),
+    "too many values": (image(data=[1] * 49), "'image' has 49 values"),
+    "null": (image(data=[None] + [1] * 47), "'image' holds null; UINT8 needs integers"),
+    "a string": (image(data=["3"] + [1] * 47), "'image' holds a string"),
+    "true": (image(data=[True] + [1] * 47), "'image' holds a boolean"),
+    "a fraction": (image(data=[0.5] + [1] * 47), "'image' holds a fraction"),
+    "over the range": (image(data=[256] + [1] * 47), "'image' has a value that is out of the range of UINT8"),
+    "under the range": (image(data=[-1] + [1] * 47), "'image' has a value that is out of the range"),
+    "an enormous number": (image(data=[2**63] + [1] * 47), "'image' has a value that is out of the range"),
+    "nested wrongly": (image(data=[[1] * 48]), "'image' is not nested like its shape"),
+    "nested unevenly": (image(data=[[[[1] * 3] * 4] * 3 + [[[1] * 3] * 3]]), "'image' is not nested like its shape"),
+    "an unknown output": ({**image(), "outputs": [{"name": "logits"}]}, "no output 'logits'"),
+    "outputs no list": ({**image(), "outputs": "probabilities"}, "'outputs' must be a list"),
+    "an output twice": ({**image(), "outputs": [{"name": "probabilities"}] * 2}, "one output twice"),
+    "id a number": ({**image(), "id": 7}, "'id' must be a string"),
+    "parameters no object": ({**image(), "parameters": []}, "'parameters' must be an object"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_is_400_and_names_the_field(served, case: str) -> None:
+    _, endpoint, digest = served
+    body, words = BAD[case]
+    answer = endpoint.client.post("/v2/models/toy/infer", json=body)
+    assert answer.status_code == 400, answer.text
+    assert set(answer.json()) == {"error"}
+    assert re.search(words, answer.json()["error"])
+    assert answer.headers["nightshift-digest"] == digest
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b'{"inputs": [', "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 200_000, "not JSON"),
+        (json.dumps(image()).replace("[0, 1", "[NaN, 1").encode(), "not JSON"),
+        (json.dumps(image()).replace("[0, 1", "[1e999, 1").encode(), "not JSON|fraction|finite"),
+    ],
+    ids=["empty", "cut", "not text", "200,000 deep", "NaN", "infinite"],
+)
+def test_a_body_that_is_no_json_is_400(served, body: bytes, words: str) -> None:
+    _, endpoint, _ = served
+    answer = endpoint.client.post("/v2/models/toy/infer", content=body)
+    assert answer.status_code == 400
+    assert re.search(words, answer.json()["error"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/v2/models/nobody/infer", 404, r"no model 'nobody' here \(models: toy\)"),
+        ("POST", "/v2/models/toy/versions/abc/infer", 404, "no version 'abc'"),
+        ("GET", "/v2/models/nobody/ready", 404, "nobody"),
+        ("GET", "/v2/models/toy/config", 404, "there is no"),
+        ("GET", "/v2/models", 404, "there is no"),
+        ("GET", "/v2/", 404, "there is no"),
+        ("GET", "/", 404, "there is no"),
+        ("GET", "/v2/models/toy/infer", 405, "use POST"),
+        ("POST", "/v2/models/toy", 405, "use GET"),
+        ("DELETE", "/v2/health/live", 405, "use GET"),
+        ("GET", "/refresh", 405, "use POST"),
+    ],
+)
+def test_what_is_not_there_says_so_in_the_protocols_form(served, method, path, status, words) -> None:
+    _, endpoint, _ = served
+    answer = endpoint.client.request(method, path)
+    assert answer.status_code == status
+    assert re.search(words, answer.json()["error"])
+    assert ("allow" in answer.headers) is (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [("content-encoding", "gzip", 415), ("inference-header-content-length", "140", 400)],
+)
+def test_what_is_not_offered_is_refused_by_name(served, header: str, value: str, status: int) -> None:
+    _, endpoint, _ = served
+    answer = endpoint.client.post("/v2/models/toy/infer", content=b"{}", headers={header: value})
+    assert answer.status_code == status
+    assert header in answer.json()["error"].lower()
+
+
+def test_a_body_that_is_too_big_is_413_before_it_is_read(served) -> None:
+    _, endpoint, _ = served
+
+    def parts():
+        for _ in range(40):
+            yield b" " * (1 << 20)
+
+    declared = send_raw(
+        endpoint.port, b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
+    )
+    assert b" 413 " in declared
+    assert b"32 MiB" in declared
+    try:
+        answer = httpx.post(f"{endpoint.url}/v2/models/toy/infer", content=parts())
+    except httpx.TransportError:
+        pass  # refused while still sending: the server closed the connection
+    else:
+        assert answer.status_code == 413
+    assert endpoint.infer().status_code == 200
+
+
+def test_a_chunk_that_is_none_is_400_and_the_endpoint_lives(served) -> None:
+    _, endpoint, _ = served
+    answer = send_raw(
+        endpoint.port,
+        b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n",
+    )
+    assert b" 400 " in answer
+    assert endpoint.infer().status_code == 200
+
+
+@pytest.mark.long
+def test_a_body_that_stops_coming_is_408_after_ten_seconds(served) -> None:
+    _, endpoint, _ = served
+    started = time.monotonic()
+    answer = send_raw(
+        endpoint.port, b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}", seconds=15
+    )
+    assert b" 408 " in answer
+    assert 9 < time.monotonic() - started < 14
+
+
+def send_raw(port: int, data: bytes, seconds: float = 5) -> bytes:
+    """What the endpoint sends back first to these bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        connection.sendall(data)
+        return connection.recv(65536)
