@@ -105,6 +105,7 @@ def promote(
                     say(str(other))
                     time.sleep(0.5)
                     _settle_left_behind(client, urls, registry, ledger, model, digest, say)
+                    order = _own_unsettled(ledger, model, digest)
         except _Stop as stop:
             return stop.result
         say(f"order {order.sequence}: {model} {short(digest)}")

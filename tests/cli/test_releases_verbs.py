@@ -1,0 +1,119 @@
+"""What the registry and the ledger say on the command line: releases, show, history."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nightshift.cli.main import app
+from nightshift.errors import NightshiftError
+from nightshift.releases.errors import ReleaseUnknown
+from tests.serving.world import World
+
+RUNNER = CliRunner()
+
+
+def run(*arguments: str) -> str:
+    result = RUNNER.invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.chdir(tmp_path)
+    world = World(tmp_path)
+    monkeypatch.setenv("NIGHTSHIFT_REGISTRY", world.store.url)
+    return world
+
+
+@pytest.fixture
+def served(world: World) -> tuple[str, str]:
+    """A champion of the model toy and a release that was refused."""
+    champion, refused = world.publish(0), world.publish(1)
+    world.order(champion, "proven", who="night", reason="first night", evidence={"verdict": "pass", "run": "r1"})
+    world.order(refused, "refused", who="night", reason="second night")
+    return champion, refused
+
+
+def test_releases_lists_what_is_published_and_marks_the_champion(world: World, served: tuple[str, str]) -> None:
+    champion, refused = served
+    rows = {row["digest"]: row for row in json.loads(run("releases", "--json"))}
+    assert set(rows) == {champion, refused}
+    assert (rows[champion]["champion"], rows[refused]["champion"]) == (True, False)
+    assert rows[champion]["verdict"] == "pass"
+    text = run("releases", "toy")
+    assert champion[:12] in text
+    assert text.count("champion") == 1
+
+
+def test_releases_of_an_empty_registry_say_so(world: World) -> None:
+    assert "no releases yet" in run("releases").replace("\n", " ")
+    assert json.loads(run("releases", "--json")) == []
+
+
+def test_show_of_a_model_is_its_champion_with_files_decision_lineage_and_orders(
+    world: World, served: tuple[str, str]
+) -> None:
+    champion, _ = served
+    shown = json.loads(run("show", "toy", "--json"))
+    assert shown["digest"] == champion
+    assert {file["path"] for file in shown["files"]} == {"model.onnx", "golden.json", "decision.json", "model_card.md"}
+    assert shown["decision"]["verdict"] == "pass"
+    assert shown["lineage"] == {"opponent": None}
+    assert shown["orders"] == [{"sequence": 1, "what": "promote", "outcome": "proven"}]
+    text = run("show", "toy")
+    for words in (champion, "model.onnx", "accuracy 0.71", "image UINT8 [-1, 4, 4, 3]", "order 1"):
+        assert words in text
+
+
+def test_show_takes_the_first_characters_of_a_digest(world: World, served: tuple[str, str]) -> None:
+    _, refused = served
+    assert json.loads(run("show", refused[:8], "--json"))["digest"] == refused
+
+
+def test_show_of_what_is_not_there_says_what_to_type(world: World) -> None:
+    with pytest.raises(ReleaseUnknown) as caught:
+        run("show", "abcdef")
+    assert "nightshift releases" in caught.value.next_step
+    world.publish()
+    with pytest.raises(NightshiftError, match="nothing serves for toy yet"):
+        run("show", "toy")
+
+
+def test_history_lists_every_order_with_its_outcome_oldest_first(world: World, served: tuple[str, str]) -> None:
+    champion, refused = served
+    first, second = json.loads(run("history", "toy", "--json"))
+    assert (first["sequence"], first["digest"], first["previous"]) == (1, champion, None)
+    assert (first["who"], first["reason"], first["evidence"]) == (
+        "night",
+        "first night",
+        {"verdict": "pass", "run": "r1"},
+    )
+    assert first["outcome"]["state"] == "proven"
+    assert (second["digest"], second["previous"], second["outcome"]["state"]) == (refused, champion, "refused")
+    text = run("history", "toy")
+    assert text.index("first night") < text.index("second night")
+    assert "refused" in text
+
+
+def test_history_shows_an_order_that_has_no_outcome_yet(world: World) -> None:
+    world.order(world.publish())
+    (only,) = json.loads(run("history", "toy", "--json"))
+    assert only["outcome"] is None
+    assert "none yet" in run("history", "toy")
+
+
+def test_history_of_an_unknown_model_names_the_known_ones(world: World, served: tuple[str, str]) -> None:
+    with pytest.raises(NightshiftError, match="no model tyo") as caught:
+        run("history", "tyo")
+    assert "toy" in caught.value.next_step
+
+
+def test_without_a_registry_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NightshiftError, match="no registry is set") as caught:
+        run("releases")
+    assert caught.value.exit_code == 2
+    assert "NIGHTSHIFT_REGISTRY" in caught.value.next_step

@@ -1,0 +1,279 @@
+"""Order, proof, outcome, with a real endpoint process. Each test has a model of its own on one endpoint."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from nightshift.releases.errors import ReleaseUnknown
+from nightshift.releases.ledger import Outcome, now
+from nightshift.releases.promotion import Result, promote
+from tests.serving.world import Endpoint, World, free_port, wait_for
+
+
+class Case:
+    """One model: publish its releases, promote them as a night or as a person."""
+
+    def __init__(self, world: World, endpoint: Endpoint):
+        self.world, self.endpoint = world, endpoint
+        self.model = f"m-{uuid4().hex[:8]}"
+        self.urls = [endpoint.url]
+
+    def publish(self, seed: int, **settings: Any) -> str:
+        return self.world.publish(seed, model=self.model, **settings)
+
+    def order(self, digest: str, state: Any = None, **settings: Any) -> Any:
+        return self.world.order(digest, state, model=self.model, **settings)
+
+    def promote(self, digest: str, what: Any = "deploy", fence: str | None = None, **settings: Any) -> Result:
+        defaults = {"endpoints": self.urls, "who": "night", "reason": "r", "evidence": {}, "deadline_s": 10}
+        return promote(
+            self.world.registry,
+            self.world.ledger,
+            self.model,
+            digest,
+            what=what,
+            fence=fence,
+            **{**defaults, **settings},
+        )
+
+    def states(self) -> list[str | None]:
+        return [outcome and outcome.state for _, outcome in self.world.ledger.history(self.model)]
+
+    def serving(self) -> str | None:
+        return self.endpoint.of(self.model).get("serving")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Endpoint]]:
+    world = World(tmp_path_factory.mktemp("promotion"))
+    endpoint = world.endpoint().start()
+    endpoint.wait_alive()
+    yield world, endpoint
+    endpoint.stop()
+    endpoint.client.close()
+
+
+@pytest.fixture
+def case(running: tuple[World, Endpoint]) -> Case:
+    return Case(*running)
+
+
+def test_a_nights_first_deploy_is_proven_and_serves(case: Case) -> None:
+    digest = case.publish(0)
+    result = case.promote(digest, evidence={"run": "2026-01-01"})
+    assert (result.state, result.exit_code) == ("proven", 0)
+    assert case.serving() == digest
+    ((order, outcome),) = case.world.ledger.history(case.model)
+    assert (order.who, order.what, order.evidence) == ("night", "deploy", {"verdict": "pass", "run": "2026-01-01"})
+    assert outcome.replicas == (case.endpoint.url,)
+    assert "2 golden requests" in outcome.reason
+
+
+def test_what_serves_already_is_not_ordered_again_whatever_its_release_is_called(case: Case) -> None:
+    first = case.publish(0)
+    case.promote(first)
+    again = case.publish(0, card="only the card differs")
+    assert again != first
+    result = case.promote(again, fence=first)
+    assert (result.state, result.order, result.exit_code) == ("unchanged", None, 0)
+    assert case.promote(first, fence="0" * 64).state == "unchanged", "before the fence: it is the wanted one already"
+    assert case.states() == ["proven"]
+
+
+def test_a_night_whose_opponent_no_longer_serves_is_fenced(case: Case) -> None:
+    first, second, third = (case.publish(seed) for seed in range(3))
+    case.promote(first)
+    assert case.promote(second, fence=None).state == "fenced", "the gate met nobody, but somebody serves"
+    case.promote(second, fence=first)
+    result = case.promote(third, fence=first)
+    assert (result.state, result.exit_code) == ("fenced", 3)
+    assert first[:12] in result.reason
+    assert second[:12] in result.reason
+    assert case.serving() == second
+    assert case.states() == ["proven", "proven"]
+
+
+def test_the_fence_goes_by_the_model_not_by_the_releases_name(case: Case) -> None:
+    first, same_model, second = case.publish(0), case.publish(0, card="another"), case.publish(1)
+    case.promote(first)
+    assert case.promote(second, fence=same_model).state == "proven"
+
+
+def test_wrong_answers_are_refused_and_the_champion_serves_on(case: Case) -> None:
+    first, bad = case.publish(0), case.publish(1, off=0.01)
+    case.promote(first)
+    result = case.promote(bad, fence=first)
+    assert (result.state, result.exit_code) == ("refused", 1)
+    assert "golden request 1" in result.reason
+    assert case.states() == ["proven", "refused"]
+    wait_for(lambda: case.serving() == first)
+
+
+def test_what_was_refused_is_barred_for_nights_and_free_for_persons(case: Case) -> None:
+    first, bad = case.publish(0), case.publish(1, off=0.01)
+    case.promote(first)
+    case.promote(bad, fence=first)
+    result = case.promote(bad, fence=first)
+    assert (result.state, result.order, result.exit_code) == ("barred", None, 3)
+    assert "order 2" in result.reason
+    assert case.promote(bad, "promote").state == "refused"
+    assert case.states() == ["proven", "refused", "refused"]
+
+
+def test_what_a_person_rolled_back_from_no_night_orders_again(case: Case) -> None:
+    first, second = case.publish(0), case.publish(1)
+    case.promote(first)
+    case.promote(second, fence=first)
+    result = case.promote(first, "rollback", who="kim", reason="cats became dogs")
+    assert result.state == "proven"
+    assert case.serving() == first
+    again = case.promote(case.publish(1, card="the same model in a new release"), fence=first)
+    assert again.state == "barred"
+    assert "kim rolled back" in again.reason
+    assert case.promote(second, "promote", who="kim").state == "proven"
+
+
+def test_a_person_always_puts_an_order_even_for_what_serves(case: Case) -> None:
+    digest = case.publish(0)
+    case.promote(digest)
+    assert case.promote(digest, "rollback").order.sequence == 2
+
+
+def test_without_endpoints_nothing_is_ordered_and_the_setting_is_named(case: Case) -> None:
+    digest = case.publish(0)
+    for urls in ([], [""]):
+        result = case.promote(digest, endpoints=urls)
+        assert (result.state, result.order) == ("refused", None)
+        assert "NIGHTSHIFT_ENDPOINTS" in result.reason
+    assert case.states() == []
+
+
+def test_a_night_orders_nothing_while_an_endpoint_is_away_and_succeeds_later(case: Case) -> None:
+    digest = case.publish(0)
+    away = f"http://127.0.0.1:{free_port()}"
+    result = case.promote(digest, endpoints=[case.endpoint.url, away], deadline_s=0.5)
+    assert (result.state, result.order) == ("refused", None)
+    assert away in result.reason
+    assert case.states() == []
+    assert case.promote(digest).state == "proven"
+
+
+def test_a_person_whose_endpoint_is_away_gets_a_refusal_that_bars_no_night(case: Case) -> None:
+    digest = case.publish(0)
+    away = f"http://127.0.0.1:{free_port()}"
+    result = case.promote(digest, "promote", endpoints=[away], deadline_s=0.5)
+    assert (result.state, result.order.sequence) == ("refused", 1)
+    assert away in result.reason
+    assert case.promote(digest).state == "proven"
+
+
+def test_a_release_that_this_registry_lacks_is_an_error_that_orders_nothing(case: Case) -> None:
+    with pytest.raises(ReleaseUnknown, match=case.model):
+        case.promote("0" * 64)
+    assert case.states() == []
+
+
+def test_an_order_that_its_dead_writer_left_is_continued_by_the_same_night(case: Case) -> None:
+    digest = case.publish(0)
+    case.order(digest, what="deploy")
+    result = case.promote(digest)
+    assert (result.state, result.order.sequence) == ("proven", 1)
+    assert case.states() == ["proven"]
+
+
+@pytest.mark.parametrize(("off", "state"), [(0.0, "proven"), (0.01, "refused")])
+def test_an_order_past_its_deadline_is_settled_by_the_next_writer_as_it_deserves(
+    case: Case, off: float, state: str
+) -> None:
+    first, left, third = case.publish(0), case.publish(1, off=off), case.publish(2)
+    case.promote(first)
+    case.world.ledger.order(
+        case.model,
+        digest=left,
+        model_digest=case.world.registry.manifest(case.model, left).model_digest,
+        who="a night that died",
+        what="deploy",
+        reason="r",
+        evidence={},
+        deadline=timedelta(seconds=-1),
+    )
+    fenced_or_proven = case.promote(third, fence=first)
+    assert case.states()[:2] == ["proven", state]
+    assert fenced_or_proven.state == ("fenced" if state == "proven" else "proven")
+
+
+def test_a_persons_order_supersedes_one_on_its_way_and_that_writer_says_so(case: Case) -> None:
+    first, slow, wanted = case.publish(0), case.publish(1), case.publish(2)
+    case.promote(first)
+    away = f"http://127.0.0.1:{free_port()}"
+    results: list[Result] = []
+    waiting = threading.Thread(
+        target=lambda: results.append(case.promote(slow, "promote", endpoints=[case.endpoint.url, away]))
+    )
+    waiting.start()
+    wait_for(lambda: len(case.states()) == 2)
+    assert case.promote(wanted, "rollback").state == "proven"
+    waiting.join()
+    assert (results[0].state, results[0].exit_code) == ("superseded", 0)
+    assert "order 3" in results[0].reason
+    assert case.states() == ["proven", "superseded", "proven"]
+    assert case.serving() == wanted
+
+
+def test_a_night_waits_for_a_persons_order_on_its_way_and_is_then_fenced(case: Case) -> None:
+    first, persons, nights = case.publish(0), case.publish(1), case.publish(2)
+    case.promote(first)
+    pending = case.order(persons)
+    results: list[Result] = []
+    night = threading.Thread(target=lambda: results.append(case.promote(nights, fence=first)))
+    night.start()
+    time.sleep(0.7)
+    assert case.states() == ["proven", None], "it did not order"
+    case.world.ledger.settle(pending, Outcome(state="proven", reason="by its writer", at=now()))
+    night.join()
+    assert results[0].state == "fenced"
+    assert case.states() == ["proven", "proven"]
+
+
+def test_two_attempts_of_one_night_share_one_order_even_when_the_first_dies(case: Case) -> None:
+    """The second attempt is already waiting for another order when the first puts its own and dies."""
+    first, persons, nights = case.publish(0), case.publish(1, off=0.01), case.publish(2)
+    case.promote(first)
+    pending = case.order(persons)
+    results: list[Result] = []
+    attempt = threading.Thread(target=lambda: results.append(case.promote(nights, fence=first)), daemon=True)
+    attempt.start()
+    time.sleep(0.7)
+    case.order(nights, what="deploy")
+    case.world.ledger.settle(pending, Outcome(state="superseded", reason="superseded by order 3", at=now()))
+    attempt.join(10)
+    assert [(result.state, result.order.sequence) for result in results] == [("proven", 3)]
+
+
+def test_nights_that_race_give_one_champion_and_the_rest_fenced(case: Case) -> None:
+    first = case.publish(0)
+    case.promote(first)
+    challengers = [case.publish(seed) for seed in (1, 2, 3)]
+    results: list[Result] = []
+    nights = [
+        threading.Thread(target=lambda digest=digest: results.append(case.promote(digest, fence=first)))
+        for digest in challengers
+    ]
+    for night in nights:
+        night.start()
+    for night in nights:
+        night.join()
+    assert sorted(result.state for result in results) == ["fenced", "fenced", "proven"]
+    assert case.states() == ["proven", "proven"]
+
+
+def test_a_server_that_is_no_endpoint_proves_nothing(case: Case, s3) -> None:
+    digest = case.publish(0)
+    result = case.promote(digest, "promote", endpoints=[s3.url], deadline_s=0.5)
+    assert result.state == "refused"
+    assert s3.url in result.reason
