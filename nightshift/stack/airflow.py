@@ -203,10 +203,15 @@ def _migrate(stack: Stack, say: Callable[[str], None]) -> None:
 
 
 def _wait(stack: Stack, name: str, ready: Callable[[], bool]) -> None:
+    """Waits for a process; gives up at once when it, or the API that tells how it is, has ended."""
     processes = stack.processes
-    if wait(lambda: ready() or processes.running(name) is None, START_PATIENCE_S) and processes.running(name):
+
+    def ended() -> list[str]:
+        return [needed for needed in (API, name) if processes.running(needed) is None]
+
+    if wait(lambda: bool(ended()) or ready(), START_PATIENCE_S) and not ended():
         return
-    what = f"did not get healthy within {START_PATIENCE_S} s" if processes.running(name) else "ended at its start"
+    name, what = (ended()[0], "ended") if ended() else (name, f"is not healthy after {START_PATIENCE_S} s")
     raise NightshiftError(f"{name} {what}; the end of its log:\n{processes.tail(name)}", f"read {processes.log(name)}")
 
 

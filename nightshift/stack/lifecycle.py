@@ -11,6 +11,7 @@ import fcntl
 import io
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,16 +70,22 @@ def down(root: Path, say: Say) -> list[str]:
 def _down(root: Path, say: Say) -> list[str]:
     if not Stack.exists(root):
         return []
-    processes, ended = Stack.load(root).processes, []
-    # The scheduler first, so that no task starts another one; S3 last, because the others write to it.
-    order = [airflow.SCHEDULER, airflow.DAG_PROCESSOR, airflow.API, endpoint.NAME, S3]
-    for name in order + [name for name in processes.names() if name not in order]:
-        if processes.stop(name):
-            ended.append(NAMES.get(name, name))
-            say(f"stopped: {ended[-1]}")
-        if name == airflow.SCHEDULER and (count := processes.kill_strays()):
-            ended.append(f"{count} processes of tasks")
-            say(f"stopped: {ended[-1]} (a run that was on goes on at the next up)")
+    processes = Stack.load(root).processes
+    ended: list[str] = []
+
+    def stop(*names: str) -> None:
+        with ThreadPoolExecutor(len(names)) as pool:
+            for name, was_there in zip(names, pool.map(processes.stop, names), strict=True):
+                if was_there:
+                    ended.append(NAMES[name])
+                    say(f"stopped: {NAMES[name]}")
+
+    stop(airflow.SCHEDULER)  # first, so that no task starts another one
+    if count := processes.kill_strays():
+        ended.append(f"{count} processes of tasks")
+        say(f"stopped: {ended[-1]} (a run that was on goes on at the next up)")
+    stop(airflow.DAG_PROCESSOR, airflow.API, endpoint.NAME)
+    stop(S3)  # last, because the others write to it
     return ended
 
 

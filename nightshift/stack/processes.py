@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,28 +87,47 @@ class Processes:
         pid = self.running(name)
         if pid is not None:
             stop_tree(pid, patience_s)
+        else:
+            kill(self._orphans(name))
         self._pid_file(name).unlink(missing_ok=True)
         return pid is not None
+
+    def _orphans(self, name: str) -> list[psutil.Process]:
+        """What a process that was killed left behind in its session.
+
+        Its id is not given again while the session lives, unless it is already somebody else's: then it has a holder.
+        """
+        entry = _read(self._pid_file(name))
+        holder = entry and start_time(entry["pid"], zombie=True)
+        if entry is None or self.running(name) or holder not in (None, entry["started"]):
+            return []
+        return [
+            process
+            for process in psutil.process_iter()
+            if _is(
+                lambda p: os.getsid(p.pid) == entry["pid"] and Path(p.cwd()).is_relative_to(self.home.parent), process
+            )
+        ]
 
     def strays(self) -> list[psutil.Process]:
         """What the stack started and no running process of it leads to any more.
 
-        They carry the stack's mark, or work in its workspaces without a terminal: a person's shell is never among them.
+        They are left in the session of a killed one, carry the stack's mark, or work in its workspaces without a
+        terminal: a person's shell is never among them.
         """
         known = {os.getpid()}
         for pid in filter(None, map(self.running, self.names())):
             with contextlib.suppress(psutil.NoSuchProcess):
                 known |= {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if process.pid in known or process.terminal() or process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                if Path(process.cwd()).is_relative_to(self.home / "work") or process.environ().get(MARK) == str(
-                    self.home
-                ):
-                    found.append(process)
-        return found
+
+        def ours(process: psutil.Process) -> bool:
+            if process.pid in known or process.terminal() or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            marked = process.environ().get(MARK) == str(self.home)
+            return marked or Path(process.cwd()).is_relative_to(self.home / "work")
+
+        found = [process for process in psutil.process_iter() if _is(ours, process)]
+        return found + [orphan for name in self.names() for orphan in self._orphans(name) if orphan not in found]
 
     def kill_strays(self) -> int:
         """Kills the strays; returns how many there were."""
@@ -133,6 +152,14 @@ class Processes:
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
 
+def _is(question: Callable[[psutil.Process], bool], process: psutil.Process) -> bool:
+    """The answer; no for a process that is gone or not to be looked into."""
+    try:
+        return question(process)
+    except (psutil.Error, OSError):
+        return False
+
+
 def _write(path: Path, **entry: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(entry))
@@ -153,10 +180,10 @@ def fingerprint(command: list[str], environment: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([command, settings], sort_keys=True).encode()).hexdigest()
 
 
-def start_time(pid: int) -> str | None:
-    """When process ``pid`` started, as text to compare; None when it is gone or a zombie."""
+def start_time(pid: int, *, zombie: bool = False) -> str | None:
+    """When process ``pid`` started, as text to compare; None when it is gone (or a zombie, unless asked for)."""
     try:
-        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        if not zombie and psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return None
         stat = Path(f"/proc/{pid}/stat")
         if stat.exists():  # in ticks since boot: a corrected clock does not change it, as it changes psutil's
@@ -195,11 +222,12 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
     """``count`` ports of loopback that nobody listens on now, outside the range that outgoing connections use."""
     taken, found = set(taken), list[int]()
-    candidates = random.SystemRandom().sample(range(20_000, 32_000), 2_000)
+    candidates = random.SystemRandom().sample(range(22_000, 32_000), 2_000)
     for port in candidates:
         if len(found) == count:
             break
-        if port not in taken and port_is_free(port):
+        # SeaweedFS takes a port's twin 10,000 below for granted, so that one is free too.
+        if port not in taken and port_is_free(port) and port_is_free(port - 10_000):
             found.append(port)
     return found
 

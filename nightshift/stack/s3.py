@@ -46,7 +46,6 @@ INNER_PORTS = (
     "volume.port.grpc",
     "filer.port",
     "filer.port.grpc",
-    "admin.port",
     "admin.port.grpc",
 )
 # Without these keys the inner ports serve and accept everything, whoever asks.
@@ -116,6 +115,7 @@ class S3Server:
             "ip.bind": "127.0.0.1",
             "s3.port": self.port,
             **self.inner_ports,
+            "admin.port": self.inner_ports["admin.port.grpc"] - 10_000,  # its own worker believes in this distance
             "s3.config": "identities.json",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
