@@ -11,13 +11,14 @@ import json
 import shutil
 import sys
 from bisect import bisect_left
+from contextlib import ExitStack
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.lib.format import open_memmap
+from numpy.lib import format as npy
 
 from pipelines.params.prepare import Prepare
 from pipelines.params.records import Records
@@ -111,25 +112,25 @@ def _in_val(key: str, share: float) -> bool:
 
 def _write(folder: Path, rows: dict[str, list[Place]], partitions: list[Path], reader: Any, records: Records) -> None:
     """The three files of each split; one partition in memory at a time."""
-    x: dict[str, np.memmap[Any, np.dtype[np.uint8]]] = {}
-    for split, places in rows.items():
-        (folder / split).mkdir(parents=True)
-        x[split] = open_memmap(folder / split / "x.npy", "w+", np.uint8, (len(places), *records.shape))
-        np.save(folder / split / "y.npy", np.array([label for _, _, label, _ in places], np.int64))
-        (folder / split / "keys.txt").write_text("".join(f"{key}\n" for *_, key in places))
-    for p, path in enumerate(partitions):
-        try:
-            images = reader.arrays(path, records)
-        except ValueError as error:
-            raise PrepareError(
-                f"{path}: {error}: correct params.yaml, or replace that day in the landing zone"
-            ) from None
+    with ExitStack() as files:
+        x: dict[str, BinaryIO] = {}
         for split, places in rows.items():
-            # Places are sorted by partition, so its rows are one run.
-            start, end = (bisect_left(places, which, key=itemgetter(0)) for which in (p, p + 1))
-            x[split][start:end] = images[[row for _, row, _, _ in places[start:end]]]
-    for array in x.values():
-        array.flush()
+            (folder / split).mkdir(parents=True)
+            # Written on and on, not mapped: a full disk is an error here and would be a killed process there.
+            x[split] = files.enter_context((folder / split / "x.npy").open("wb"))
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(places), *records.shape)}
+            npy.write_array_header_1_0(x[split], header)
+            np.save(folder / split / "y.npy", np.array([label for _, _, label, _ in places], np.int64))
+            (folder / split / "keys.txt").write_text("".join(f"{key}\n" for *_, key in places))
+        for p, path in enumerate(partitions):
+            try:
+                images = reader.arrays(path, records)
+            except ValueError as error:
+                raise PrepareError(f"{path}: {error}: correct params.yaml, or replace that day's files") from None
+            for split, places in rows.items():
+                # Places are sorted by partition, so its rows are one run.
+                start, end = (bisect_left(places, which, key=itemgetter(0)) for which in (p, p + 1))
+                x[split].write(images[[row for _, row, _, _ in places[start:end]]].tobytes())
 
 
 def _demand_passed(dataset: str, root: Path) -> None:

@@ -133,7 +133,8 @@ def _client() -> "S3Client":
     import boto3  # half a second that a folder does not need
     from botocore.config import Config
 
-    return boto3.client(
+    # A session of its own: the default one keeps the first keys that it ever saw.
+    return boto3.Session().client(
         "s3",
         config=Config(
             # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.
