@@ -1,0 +1,134 @@
+"""``python -m nightshift.engine VERB …``: one task of a night, or the graph."""
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from nightshift.engine.report import Receipt
+from nightshift.errors import NightshiftError
+from nightshift.releases.errors import ReleaseError
+
+RUN_VERBS = {
+    "begin": None,
+    "ingest": "dataset",
+    "accept": "dataset",
+    "pin": "model",
+    "stage": "name",
+    "record": None,
+    "deploy": "model",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 failed, 2 wrong use, 3 held or refused by a rule."""
+    signal.signal(signal.SIGTERM, _terminated)
+    args = _parser().parse_args(arguments)
+    try:
+        receipt = _dispatch(args)
+    except (NightshiftError, ReleaseError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        outcome = getattr(error, "outcome", "failed")
+        _write(args, Receipt(outcome, error.message, {"next_step": error.next_step}))
+        return error.exit_code
+    except Exception as error:
+        _write(args, Receipt("failed", f"{type(error).__name__}: {error}"))
+        raise  # a bug of ours: it shows all
+    if receipt is not None:
+        sys.stdout.write(f"{receipt.outcome}: {receipt.message}\n")
+        _write(args, receipt)
+        return receipt.exit_code
+    return 0
+
+
+def _dispatch(args: argparse.Namespace) -> Receipt | None:
+    """Each verb imports its own module: an unchanged stage should not pay for the others."""
+    if args.verb == "graph":
+        _graph(args.rev, args.root)
+        return None
+    if args.verb == "begin":
+        from nightshift.engine.begin import begin
+
+        return begin(args.dag, args.run, args.conf, args.events, args.until)
+    if args.verb == "stage":
+        from nightshift.engine.stage import stage
+
+        return stage(args.name, args.dag, args.run, args.attempt)
+    if args.verb == "ingest":
+        from nightshift.engine.ingest import ingest
+
+        return ingest(args.dataset, args.dag, args.run)
+    if args.verb == "accept":
+        from nightshift.engine.accept import accept
+
+        return accept(args.dataset, args.dag, args.run)
+    if args.verb == "pin":
+        from nightshift.engine.pin import pin
+
+        return pin(args.model, args.dag, args.run)
+    if args.verb == "deploy":
+        from nightshift.engine.deploy import deploy
+
+        return deploy(args.model, args.dag, args.run)
+    from nightshift.engine.record import record
+
+    return record(args.dag, args.run)
+
+
+def _graph(rev: str | None, root: str | None) -> None:
+    if rev is None:
+        from nightshift.engine import dvc_index
+
+        json.dump(dvc_index.read(Path(root or ".").absolute()), sys.stdout, indent=1)
+        return
+    import tempfile
+
+    from nightshift.engine import graph
+    from nightshift.engine.repository import Repository
+    from nightshift.engine.settings import setting
+    from nightshift.engine.workspace import unpack
+
+    with Repository.open(setting("NIGHTSHIFT_REPO")) as repository, tempfile.TemporaryDirectory() as scratch:
+        commit = repository.find(rev)
+        if commit is None:
+            raise NightshiftError(f"the repository has no {rev}", "`git log` shows what there is")
+        unpack(repository.archive(commit), Path(scratch) / "tree")
+        json.dump(graph.of_folder(Path(scratch) / "tree"), sys.stdout, indent=1)
+
+
+def _write(args: argparse.Namespace, receipt: Receipt) -> None:
+    if getattr(args, "receipt", None):
+        receipt.write(args.receipt)
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    # An exception, so that what runs is killed and the workspace removed on the way out.
+    sys.exit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nightshift.engine", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    graph = verbs.add_parser("graph", help="DVC's resolved graph as JSON")
+    graph.add_argument("--rev", help="of this revision of NIGHTSHIFT_REPO")
+    graph.add_argument("--root", help="of the project in this folder (default: the current one)")
+    for verb, argument in RUN_VERBS.items():
+        command = verbs.add_parser(verb)
+        if argument:
+            command.add_argument(argument)
+        command.add_argument("--dag", required=True)
+        command.add_argument("--run", required=True)
+        command.add_argument("--receipt", type=Path)
+        if verb == "begin":
+            command.add_argument("--conf")
+            command.add_argument("--events")
+            command.add_argument("--until")
+        if verb == "stage":
+            command.add_argument("--attempt", type=int, default=1)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

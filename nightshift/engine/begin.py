@@ -1,0 +1,156 @@
+"""Begin: fix what a run is based on, once, so that all its tasks and their retries see the same."""
+
+import datetime
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from nightshift.engine import graph, lock, plan
+from nightshift.engine.journal import Journal
+from nightshift.engine.objects import Objects, remote_url
+from nightshift.engine.report import Receipt, say
+from nightshift.engine.repository import Repository
+from nightshift.engine.settings import branch, child_environment, home, setting
+from nightshift.engine.workspace import workspace
+from nightshift.errors import NightshiftError
+
+CONF = {"until": (str, type(None)), "rerun": (bool,), "reason": (str, type(None))}
+
+
+def begin(dag: str, run: str, conf: str | None, events: str | None, until: str | None) -> Receipt:
+    """Put the run's tree and base, create-only; a retry finds them and changes nothing.
+
+    Args:
+        conf: the run's form as JSON: ``until``, ``rerun``, ``reason``.
+        events: the asset events that started it, as JSON: a list with ``commit`` in each.
+        until: the last day whose data counts, unless the form names one.
+
+    Raises:
+        NightshiftError: the form, params.yaml or the graph is wrong, or the snapshot is not in this remote.
+    """
+    asked = _conf(conf)
+    day = _day(asked["until"] or until)
+    journal = Journal.open(dag, run)
+    if base := journal.get("base.json"):
+        journal.check(base)
+        return _receipt(base, "fixed before")
+    with Repository.open(setting("NIGHTSHIFT_REPO")) as repository:
+        tip = repository.tip(branch())
+        commit = _commit(repository, tip, json.loads(events or "[]"))
+        tree = repository.archive(commit)
+        if not journal.store.put_new(journal.prefix + "tree.tar.gz", tree):
+            # An attempt that died put it: the tree that stands fixes the commit.
+            tree = journal.tree()
+            commit = _commit_of(tree)
+        blobs = repository.blobs(commit)
+    with workspace(home(), f"{dag}-{run}-begin", tree) as space:
+        root = space.root
+        _check_params(root)
+        resolved = graph.of_tree(root, blobs, journal.store)
+        data = graph.tracked(root, blobs)
+        data |= {path: graph.first_entry(path) for path in resolved["data"] if path not in data}
+        names = plan.mine(resolved, dag)
+        if not names:
+            raise NightshiftError(f"dvc.yaml at {commit[:12]} has no stage of DAG {dag}", "trigger another DAG")
+        base = {
+            "dag": dag,
+            "run": run,
+            "commit": commit,
+            "branch": branch(),
+            "until": day,
+            "conf": asked,
+            "remote": remote_url(root / ".dvc" / "config"),
+            "params": _yaml(root / "params.yaml"),
+            "order": list(resolved["stages"]),
+            "data": data,
+            **plan.lay(resolved, names, root, _yaml(root / "dvc.lock"), data),
+        }
+        base["champions"] = {m: (root / plan.CHAMPIONS / f"{m}.json").read_text() for m in base["pin"]}
+    for other in resolved["elsewhere"]:
+        say(f"not run by nights, because it is not in the root's dvc.yaml: {other}")
+    _check_inputs(base, Objects(base["remote"], home() / "cache"))
+    journal.put("base.json", base)
+    return _receipt(journal.base(), "fixed")  # another attempt may have been faster: its base stands
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    return lock.load(file.read_bytes() if file.exists() else None)
+
+
+def _receipt(base: dict[str, Any], word: str) -> Receipt:
+    message = f"{word}: commit {base['commit'][:12]} of {base['branch']}, data until {base['until']}"
+    if base["conf"]["rerun"]:
+        message += ", every stage computed again"
+    return Receipt("done", message, {"commit": base["commit"], "until": base["until"]})
+
+
+def _conf(text: str | None) -> dict[str, Any]:
+    given = json.loads(text or "{}")
+    if unknown := sorted(set(given) - set(CONF)):
+        raise NightshiftError(
+            f"unknown in the run's form: {', '.join(unknown)}", f"known: {', '.join(CONF)}", exit_code=2
+        )
+    for name, value in given.items():
+        if not isinstance(value, CONF[name]):
+            raise NightshiftError(f"{name} in the run's form is {value!r}", _wanted(name), exit_code=2)
+    return {"until": None, "rerun": False, "reason": None, **given}
+
+
+def _wanted(name: str) -> str:
+    return {"until": "write it as YYYY-MM-DD", "rerun": "write true or false", "reason": "write a sentence"}[name]
+
+
+def _day(text: str | None) -> str:
+    """The last day that counts: the one named, else the last complete one (UTC)."""
+    if not text:
+        return (datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)).isoformat()
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise NightshiftError(f"{text!r} is no day", _wanted("until"), exit_code=2) from None
+
+
+def _commit(repository: Repository, tip: str, events: list[dict[str, Any]]) -> str:
+    """The tip when it contains what the newest event recorded, else that commit (a side branch)."""
+    named = [event["commit"] for event in events if event.get("commit")]
+    if not named or repository.contains(tip, named[-1]):
+        return tip
+    if repository.find(named[-1]) is None:
+        raise NightshiftError(f"the asset event names commit {named[-1][:12]}, which the repository does not have")
+    return str(named[-1])
+
+
+def _commit_of(tree: bytes) -> str:
+    with tarfile.open(fileobj=io.BytesIO(tree), mode="r:gz") as archive:
+        return archive.pax_headers["comment"]
+
+
+def _check_params(root: Path) -> None:
+    if not (root / "pipelines" / "params" / "__main__.py").exists():
+        return
+    command = [sys.executable, "-m", "pipelines.params"]
+    done = subprocess.run(command, cwd=root, env=child_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NightshiftError((done.stderr + done.stdout).strip(), "mend params.yaml, commit and push it, run again")
+
+
+def _check_inputs(base: dict[str, Any], objects: Objects) -> None:
+    """What the run reads and does not make is in this remote; a listing is put last, so it stands for its files."""
+    made = {out for stage in base["stages"].values() for out in stage["outs"]}
+    read = {path for stage in base["stages"].values() for path in stage["generated"]} - made
+    for path in sorted(read):
+        digest = base["hashes"].get(path)
+        if not digest:
+            raise NightshiftError(
+                f"{base['dag']} reads {path}, which no run has made yet", "run the DAG that makes it first"
+            )
+        if not objects.exists(digest):
+            raise NightshiftError(
+                f"the commit {base['commit'][:12]} names {path} as {digest}, which is not in {objects.url}",
+                f"`dvc push {path}` from a machine that has it; or start without it: `git checkout "
+                "<a commit before the first night> -- data.dvc`, remove dvc.lock, commit, push",
+            )

@@ -1,0 +1,127 @@
+"""Deploy: give the release that this run judged to the endpoint, if the decision says so.
+
+A receipt is not trusted: it names a digest. This registry must hold that release, every byte checked, or gets it from
+the package that the run made.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nightshift.engine.journal import Journal
+from nightshift.engine.objects import Objects, entry_hashes
+from nightshift.engine.report import Receipt, say
+from nightshift.engine.settings import home, setting
+from nightshift.errors import NightshiftError
+from nightshift.releases.errors import ReleaseUnknown
+from nightshift.releases.ledger import Ledger
+from nightshift.releases.promotion import promote
+from nightshift.releases.registry import Registry
+from nightshift.releases.store import open_store
+
+EXIT = {"proven": 0, "unchanged": 0, "superseded": 0, "not_passed": 0, "refused": 1, "fenced": 3, "barred": 3}
+
+
+def deploy(model: str, dag: str, run: str) -> Receipt:
+    """Order the release, and wait until the endpoint proves it; the receipt says what came of it.
+
+    Raises:
+        NightshiftError: the run has no decision or no release, or the registry may not be written.
+        ReleaseError: the registry does not answer, or what it holds is not what its digest says.
+    """
+    _as_deployer()
+    journal = Journal.open(dag, run)
+    base = journal.base()
+    found = journal.get("outcome.json")
+    if found is None or found["outcome"] == "refused":
+        # A refusal may be the endpoint's (it was away): trying again asks the ledger, which knows what is barred.
+        again = found is not None
+        found = _deploy(model, journal, base)
+        if again:
+            journal.replace("outcome.json", found)
+        elif not journal.put("outcome.json", found):
+            found = journal.get("outcome.json") or found
+    policy = base["params"]["models"][model]["deploy"]
+    failed = found["outcome"] == "not_passed" and policy.get("on_not_passed") == "fail"
+    details = {key: found[key] for key in ("digest", "order")}
+    return Receipt(found["outcome"], f"{model}: {found['message']}", details, 1 if failed else EXIT[found["outcome"]])
+
+
+def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any]:
+    hashes: dict[str, str] = {}
+    for fragment in journal.fragments()["stages"].values():
+        hashes |= entry_hashes(fragment["entry"]["outs"])
+    objects = Objects(base["remote"], home() / "cache")
+    decision = objects.read_json(_made(hashes, f"artifacts/decisions/{model}/decision.json"))
+    receipt = objects.read_json(_made(hashes, f"artifacts/receipts/{model}.json"))
+    digest = receipt["digest"]
+    settings = base["params"]["models"][model]
+    promoted = {"pass"} | ({"inconclusive"} if settings["gate"].get("inconclusive") == "promote" else set())
+    if decision["verdict"] not in promoted:
+        reasons = "; ".join(str(reason) for reason in decision.get("reasons", []))
+        message = f"{digest[:12]} does not serve: the gate says {decision['verdict']}" + (
+            f": {reasons}" if reasons else ""
+        )
+        return {"outcome": "not_passed", "message": message, "digest": digest, "order": None}
+    store = open_store(setting("NIGHTSHIFT_REGISTRY"))
+    registry = Registry(store)
+    _ensure(registry, model, digest, objects, _made(hashes, f"artifacts/releases/{model}"))
+    recorded = journal.get("record.json") or {}
+    result = promote(
+        registry,
+        Ledger(store),
+        model,
+        digest,
+        endpoints=setting("NIGHTSHIFT_ENDPOINTS").split(","),
+        who=f"night {journal.run}",
+        what="deploy",
+        reason=base["conf"]["reason"] or f"the gate says {decision['verdict']}",
+        evidence={
+            "verdict": decision["verdict"],
+            "opponent": decision["opponent"],
+            "dag": journal.dag,
+            "run": journal.run,
+            "commit": recorded.get("commit", base["commit"]),
+        },
+        deadline_s=settings["deploy"]["timeout_seconds"],
+        fence=decision["opponent"],
+        say=say,
+    )
+    order = result.order.sequence if result.order else None
+    return {"outcome": result.state, "message": f"{digest[:12]}: {result.reason}", "digest": digest, "order": order}
+
+
+def _as_deployer() -> None:
+    """From here on this process is the deployer, where one is set: it also writes the registry."""
+    key = os.environ.get("NIGHTSHIFT_DEPLOYER_ACCESS_KEY_ID")
+    if key:
+        os.environ["AWS_ACCESS_KEY_ID"] = key
+        os.environ["AWS_SECRET_ACCESS_KEY"] = os.environ["NIGHTSHIFT_DEPLOYER_SECRET_ACCESS_KEY"]
+
+
+def _made(hashes: dict[str, str], path: str) -> str:
+    if path not in hashes:
+        raise NightshiftError(f"this run has no {path}", "clear the task that makes it")
+    return hashes[path]
+
+
+def _ensure(registry: Registry, model: str, digest: str, objects: Objects, package: str) -> None:
+    """The release is in this registry; else it is published from the run's package, which must be that release."""
+    try:
+        registry.manifest(model, digest)
+        return
+    except ReleaseUnknown:
+        say(f"{digest[:12]} is not in {registry.store.url} yet: publishing the package of this run")
+    with tempfile.TemporaryDirectory(prefix="nightshift-release-") as scratch:
+        folder = Path(scratch)
+        for path, name in objects.members(package).items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(objects.read(name))
+        published = registry.publish(folder)
+    if published != digest:
+        raise NightshiftError(
+            f"the receipt of {model} names {digest[:12]}, but the package of this run is {published[:12]}",
+            "clear the task `publish`",
+        )

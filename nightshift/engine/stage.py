@@ -1,0 +1,130 @@
+"""One stage of one run: unchanged, restored from what somebody computed before, or computed here.
+
+Its fragment, the stage's entry of dvc.lock, is put last and create-only: it is the record that this happened.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nightshift.engine import plan as plans
+from nightshift.engine.journal import Journal
+from nightshift.engine.objects import Objects, entry_hashes
+from nightshift.engine.report import Receipt, say
+from nightshift.engine.settings import home
+from nightshift.errors import NightshiftError
+
+Fragments = dict[str, dict[str, dict[str, Any]]]
+
+
+def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
+    """Bring the run to hold this stage's entry.
+
+    Raises:
+        NightshiftError: the stage failed, read something else than this run wants, or gave other bytes than before
+            from the same inputs.
+    """
+    journal = Journal.open(dag, run)
+    base = journal.base()
+    if name not in base["stages"]:
+        raise NightshiftError(f"{name} is no stage of {dag} at commit {base['commit'][:12]}", "trigger the DAG again")
+    fragments = journal.fragments()
+    if name in fragments["stages"]:
+        return _receipt(name, fragments["stages"][name], "found: an earlier attempt finished it")
+    plan = base["stages"][name]
+    inputs = plans.wanted(name, base, fragments)
+    rerun = base["conf"]["rerun"]
+    changed = plans.differences(plan, inputs, plan["entry"])
+
+    if plan["unclear"] == "frozen":
+        if plan["entry"] is None:
+            raise NightshiftError(f"{name} is frozen and was never recorded", f"dvc unfreeze {name}, or record it once")
+        return _put(journal, name, plan["entry"], "unchanged", inputs, "frozen")
+    if not changed and not plan["unclear"] and not rerun:
+        return _put(journal, name, plan["entry"], "unchanged", inputs, "its inputs are those of the recorded run")
+
+    objects = Objects(base["remote"], home() / "cache")
+    key = plans.run_key(plan, inputs)
+    records = _records(objects, key) if key else []
+    if not rerun:
+        say(f"{name} changed: {', '.join(changed) or plan['unclear']}")
+        for record in records:
+            if not plans.differences(plan, inputs, record) and _has_outs(objects, record):
+                return _put(
+                    journal, name, record, "restored", inputs, "somebody computed it from the same inputs before"
+                )
+
+    from nightshift.engine.compute import compute, push_record
+
+    started = time.monotonic()
+    say(f"attempt {attempt} of {name}")
+    entry = compute(journal, base, fragments, name, inputs, objects, force=rerun)
+    if rerun:
+        recorded = [] if changed or plan["unclear"] else [plan["entry"]]
+        for other in recorded + [record for record in records if not plans.differences(plan, inputs, record)]:
+            _same_bytes(name, entry, other)
+    if entry == plan["entry"] and not rerun:
+        receipt = _put(journal, name, entry, "unchanged", inputs, "DVC leaves its entry as it was")
+    else:
+        why = f"computed in {time.monotonic() - started:.0f} s"
+        receipt = _put(journal, name, entry, "done", inputs, why, changed)
+    if key:
+        push_record(objects, key, entry)
+    return receipt
+
+
+def _put(
+    journal: Journal,
+    name: str,
+    entry: dict[str, Any],
+    outcome: str,
+    inputs: Mapping[str, str],
+    why: str,
+    changed: Any = (),
+) -> Receipt:
+    fragment = {
+        "stage": name,
+        "entry": entry,
+        "outcome": outcome,
+        "why": why,
+        "changed": list(changed),
+        "inputs": inputs,
+    }
+    if journal.put(f"stages/{name}.json", fragment):
+        return _receipt(name, fragment, why)
+    standing = journal.get(f"stages/{name}.json")
+    if standing is None:
+        raise NightshiftError(f"the fragment of {name} vanished from {journal.prefix}", "clear the task")
+    _same_bytes(name, entry, standing["entry"])
+    return _receipt(name, standing, "another attempt was faster, with the same bytes")
+
+
+def _receipt(name: str, fragment: dict[str, Any], why: str) -> Receipt:
+    return Receipt(fragment["outcome"], f"{name}: {why}", {"stage": name, "changed": fragment["changed"]})
+
+
+def _same_bytes(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Raises NightshiftError when the same inputs gave other bytes; names both digests."""
+    mine, other = entry_hashes(ours["outs"]), entry_hashes(theirs["outs"])
+    different = [path for path in sorted({*mine, *other}) if mine.get(path) != other.get(path)]
+    if different:
+        path = different[0]
+        raise NightshiftError(
+            f"{name} gave other bytes from the same inputs: {path} is {mine.get(path)}, and was {other.get(path)}"
+            + (f" (and {len(different) - 1} more)" if different[1:] else ""),
+            "make the stage deterministic (seed, threads, no clock), or name what changed it under its params or deps",
+        )
+
+
+def _records(objects: Objects, key: str) -> list[dict[str, Any]]:
+    """What the remote holds under this run-cache key."""
+    from nightshift.engine import lock
+
+    return [lock.load(objects.store.get(found)) for found in objects.store.list(f"runs/{key[:2]}/{key}/")]
+
+
+def _has_outs(objects: Objects, record: dict[str, Any]) -> bool:
+    missing = [path for path, digest in entry_hashes(record["outs"]).items() if not objects.complete(digest)]
+    if missing:
+        say(f"computed before, but {objects.url} has lost {', '.join(missing)}")
+    return not missing

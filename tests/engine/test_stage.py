@@ -1,0 +1,304 @@
+"""One stage: unchanged, restored or computed; never skipped when something changed, never taken from other inputs."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from nightshift.engine import lock
+from nightshift.engine.key import md5
+from nightshift.engine.plan import differences
+from nightshift.engine.stage import _put, _same_bytes
+from nightshift.errors import NightshiftError
+from tests.engine.conftest import World
+
+TRAIN = "train@m1"
+
+
+def at(dag: str, run: str) -> tuple[str, ...]:
+    return ("--dag", dag, "--run", run)
+
+
+def begun(world: World, run: str, dag: str = "train_m1", *more: str) -> tuple[str, ...]:
+    world.engine("begin", *at(dag, run), *more)
+    return at(dag, run)
+
+
+def line_of(run: str) -> str:
+    """A value of a parameter that no other test has."""
+    return f"name: {run.replace('[', '-').replace(']', '')}"
+
+
+def test_an_unchanged_stage_starts_no_dvc_and_makes_no_workspace(world: World, run: str, tmp_path: Path) -> None:
+    here = begun(world, run)
+    nowhere = tmp_path / "no-such-home"
+    ran = world.engine("stage", TRAIN, *here, NIGHTSHIFT_HOME=str(nowhere))
+    assert ran.outcome == "unchanged"
+    assert not nowhere.exists()
+    entry = lock.load(world.at_tip("dvc.lock"))["stages"][TRAIN]
+    assert world.fragment("train_m1", run, f"stages/{TRAIN}.json")["entry"] == entry
+
+
+def test_a_changed_param_computes_and_the_old_one_again_is_restored_without_dvc(
+    world: World, run: str, tmp_path: Path
+) -> None:
+    world.edit("params.yaml", 'name: "0"', line_of(run))
+    first = world.engine("stage", TRAIN, *begun(world, run))
+    assert first.outcome == "done"
+    assert first.receipt["changed"] == ["param models.m1.train"]
+    assert "epoch 2/2" in first.output
+    entry = world.fragment("train_m1", run, f"stages/{TRAIN}.json")["entry"]
+
+    # Another machine, which has neither the lock entry nor anything in its cache.
+    nowhere = tmp_path / "no-such-home"
+    second = world.engine("stage", TRAIN, *begun(world, f"{run}-2"), NIGHTSHIFT_HOME=str(nowhere))
+    assert second.outcome == "restored"
+    assert not nowhere.exists()
+    assert world.fragment("train_m1", f"{run}-2", f"stages/{TRAIN}.json")["entry"] == entry
+    assert not list((world.home / "work").glob("*train_m1*"))
+
+
+def test_a_record_whose_outputs_are_gone_is_computed_again(world: World, run: str) -> None:
+    world.edit("params.yaml", 'name: "0"', line_of(run))
+    world.engine("stage", TRAIN, *begun(world, run))
+    entry = world.fragment("train_m1", run, f"stages/{TRAIN}.json")["entry"]
+    lost = next(out["md5"] for out in entry["outs"] if out["path"].endswith("model.onnx"))
+    with world.settings_of():
+        world.remote().delete(f"files/md5/{lost[:2]}/{lost[2:]}")
+    again = world.engine("stage", TRAIN, *begun(world, f"{run}-2"))
+    assert again.outcome == "done"
+    assert "has lost artifacts/models/m1/model.onnx" in again.output
+    with world.settings_of():
+        assert world.remote().exists(f"files/md5/{lost[:2]}/{lost[2:]}")
+
+
+def test_a_record_of_other_inputs_under_our_key_is_never_restored(world: World, run: str) -> None:
+    """The most dangerous line of the engine: yesterday's record under today's key would restore yesterday's model."""
+    world.edit("params.yaml", 'name: "0"', line_of(run))
+    here = begun(world, run)
+    base = world.fragment("train_m1", run, "base.json")
+    from nightshift.engine.plan import run_key, wanted
+
+    key = run_key(base["stages"][TRAIN], wanted(TRAIN, base, {"stages": {}, "data": {}, "champions": {}}))
+    assert key
+    yesterday = base["stages"][TRAIN]["entry"]
+    with world.settings_of():
+        world.remote().put(f"runs/{key[:2]}/{key}/0000", lock.merge_lock(None, {"x": yesterday}))
+        document = lock.load(world.remote().get(f"runs/{key[:2]}/{key}/0000"))["stages"]["x"]
+        import yaml
+
+        world.remote().put(f"runs/{key[:2]}/{key}/0000", yaml.safe_dump(document).encode())
+    ran = world.engine("stage", TRAIN, *here)
+    assert ran.outcome == "done"
+    assert world.fragment("train_m1", run, f"stages/{TRAIN}.json")["entry"]["outs"] != yesterday["outs"]
+
+
+def test_what_changed_upstream_in_this_run_is_never_skipped(world: World, run: str) -> None:
+    """Traps b, c, d: DVC alone calls this stage up to date, because the lock entry of the base still fits it."""
+    world.land("a", "2026-01-02", "11", "12")
+    world.ingest_run(run)
+    prepare = world.fragment("ingest_a", run, "stages/prepare@a.json")
+    numbers = world.fragment("ingest_a", run, "stages/validate@a.json")
+    assert (prepare["outcome"], numbers["outcome"]) == ("done", "done")
+    with world.settings_of():
+        details = next(out for out in numbers["entry"]["outs"] if out["path"].endswith("details"))
+        from nightshift.engine.objects import Objects
+
+        objects = Objects(f"{world.work}/dvc", world.home / "cache")
+        assert objects.read_json(objects.members(details["md5"])["numbers.json"]) == [1, 2, 3, 11, 12]
+
+
+def test_a_worker_with_an_empty_cache_fetches_exactly_the_inputs(world: World, run: str, tmp_path: Path) -> None:
+    world.edit("params.yaml", 'name: "0"', line_of(run))
+    here = begun(world, run)
+    other = tmp_path / "other-machine"
+    ran = world.engine("stage", TRAIN, *here, NIGHTSHIFT_HOME=str(other))
+    assert ran.outcome == "done"
+    assert "fetched from" in ran.output
+    have = {f"{file.parent.name}{file.name}" for file in (other / "cache" / "files" / "md5").glob("*/*")}
+    entry = world.fragment("train_m1", run, f"stages/{TRAIN}.json")["entry"]
+    snapshot = lock.load(world.at_tip("data.dvc"))["outs"]
+    assert {out["md5"] for out in entry["outs"]} <= have
+    assert not {out["md5"] for out in snapshot if out["nfiles"]} & have
+
+
+def test_a_stage_before_the_one_that_it_reads_is_refused(world: World, run: str) -> None:
+    ran = world.try_engine("stage", "evaluate@m1", *begun(world, run))
+    assert ran.status == 1
+    assert "train@m1" in ran.output
+
+
+def test_a_finished_stage_is_adopted_by_the_next_attempt(world: World, run: str) -> None:
+    here = begun(world, run)
+    world.engine("stage", TRAIN, *here)
+    again = world.engine("stage", TRAIN, *here, "--attempt", "2")
+    assert again.outcome == "unchanged"
+    assert "an earlier attempt finished it" in again.output
+
+
+def test_a_stage_that_changes_its_own_input_fails(world: World, run: str) -> None:
+    world.edit("pipelines/train.py", "key = sys.argv[1]", "key = sys.argv[1]\nopen('artifacts/datasets/a/train/x.txt', 'a').write('9')")
+    ran = world.try_engine("stage", TRAIN, *begun(world, run))
+    assert ran.status == 1
+    assert "was not computed from what this run wants: artifacts/datasets/a/train" in ran.output
+    with world.settings_of():
+        assert world.journal("train_m1", run).get(f"stages/{TRAIN}.json") is None
+
+
+def test_a_stage_that_changes_another_entry_fails(world: World, run: str) -> None:
+    spoil = "import re; t = open('dvc.lock').read(); open('dvc.lock', 'w').write(t.replace('pipelines.prepare b', 'p b'))"
+    world.edit("pipelines/train.py", "key = sys.argv[1]", f"key = sys.argv[1]\n{spoil}")
+    ran = world.try_engine("stage", TRAIN, *begun(world, run))
+    assert ran.status == 1
+    assert "changed the entries of prepare@b too" in ran.output
+
+
+def test_a_failing_stage_says_its_own_last_words(world: World, run: str) -> None:
+    world.edit("pipelines/train.py", "key = sys.argv[1]", "sys.exit('weights are not finite in epoch 3')")
+    ran = world.try_engine("stage", TRAIN, *begun(world, run))
+    assert ran.status == 1
+    assert ran.receipt["message"] == "train@m1 failed, running: weights are not finite in epoch 3"
+    assert not list((world.home / "work").glob(f"*{run}*"))
+
+
+def test_a_stage_sees_no_secret_of_airflow_or_of_the_deployer(world: World, run: str) -> None:
+    show = "import os; print('ENV', sorted(os.environ)); print('KEY', os.environ['AWS_ACCESS_KEY_ID'])"
+    world.edit("pipelines/train.py", "key = sys.argv[1]", f"key = sys.argv[1]; {show}  # {run}")
+    secrets = {"AIRFLOW__CORE__FERNET_KEY": "s1", "NIGHTSHIFT_DEPLOYER_SECRET_ACCESS_KEY": "s2", "MY_TOKEN": "s3"}
+    ran = world.engine("stage", TRAIN, *begun(world, run), **secrets)
+    seen = next(line for line in ran.output.splitlines() if line.startswith("ENV"))
+    assert f"KEY {world.settings['AWS_ACCESS_KEY_ID']}" in ran.output
+    assert not [name for name in secrets if name in seen]
+
+
+def test_a_process_that_a_stage_leaves_behind_does_not_outlive_it(world: World, run: str, tmp_path: Path) -> None:
+    leave = f"import subprocess; print('PID', subprocess.Popen(['sleep', '300']).pid)  # {tmp_path}"
+    world.edit("pipelines/train.py", "key = sys.argv[1]", f"key = sys.argv[1]\n{leave}")
+    started = time.monotonic()
+    ran = world.engine("stage", TRAIN, *begun(world, run))
+    assert time.monotonic() - started < 60
+    pid = int(next(line for line in ran.output.splitlines() if line.startswith("PID")).split()[1])
+    assert not alive(pid)
+
+
+def test_rerun_computes_again_and_accepts_the_same_bytes(world: World, run: str) -> None:
+    ran = world.engine("stage", TRAIN, *begun(world, run, "train_m1", "--conf", '{"rerun": true}'))
+    assert ran.outcome == "done"
+    assert "epoch 2/2" in ran.output
+
+
+def test_rerun_fails_on_other_bytes_and_names_both_digests(world: World, run: str) -> None:
+    dice = "open(folder / 'model.onnx', 'a').write(__import__('os').urandom(8).hex())"
+    world.edit("pipelines/train.py", "(folder / \"model.onnx\").write_text(model + rows)",
+               f"(folder / \"model.onnx\").write_text(model + rows)\n{dice}")  # fmt: skip
+    world.engine("stage", TRAIN, *begun(world, run))
+    before = world.fragment("train_m1", run, f"stages/{TRAIN}.json")["entry"]
+    ran = world.try_engine("stage", TRAIN, *begun(world, f"{run}-2", "train_m1", "--conf", '{"rerun": true}'))
+    assert ran.status == 1
+    model = next(out["md5"] for out in before["outs"] if out["path"].endswith("model.onnx"))
+    assert f"and was {model}" in ran.output
+    assert "gave other bytes from the same inputs" in ran.output
+    # The journal keeps nothing of it, and the next night restores what was there.
+    assert world.engine("stage", TRAIN, *begun(world, f"{run}-3")).outcome == "restored"
+
+
+def test_the_slower_of_two_attempts_with_other_bytes_fails(world: World, run: str) -> None:
+    begun(world, run)
+    entry = world.fragment("train_m1", run, "base.json")["stages"][TRAIN]["entry"]
+    other = {**entry, "outs": [{**out, "md5": md5(out["path"].encode())} for out in entry["outs"]]}
+    with world.settings_of():
+        journal = world.journal("train_m1", run)
+        _put(journal, TRAIN, entry, "done", {}, "first")
+        assert _put(journal, TRAIN, entry, "done", {}, "second").outcome == "done"
+        with pytest.raises(NightshiftError, match=rf"is {other['outs'][0]['md5']}, and was {entry['outs'][0]['md5']}"):
+            _put(journal, TRAIN, other, "done", {}, "third")
+
+
+def test_same_bytes_are_no_conflict() -> None:
+    entry = {"outs": [{"path": "a", "md5": "1", "size": 3}]}
+    _same_bytes("x", entry, {"outs": [{"path": "a", "md5": "1"}]})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cmd": "other"}, ["cmd"]),
+        ({"params": {"params.yaml": {"x": 2}}}, ["param x"]),
+        ({"params": {}}, ["param x"]),
+        ({"deps": [{"path": "a", "md5": "2"}]}, ["a"]),
+        ({"deps": []}, ["a"]),
+        ({"outs": [{"path": "p", "md5": "3"}]}, ["out o", "out p"]),
+        ({"outs": [{"path": "o"}]}, ["out o without a hash"]),
+    ],
+)
+def test_every_difference_of_a_lock_entry_is_named(change: dict, words: list[str]) -> None:
+    plan = {"cmd": "c", "params": {"params.yaml": {"x": 1}}, "outs": ["o"], "wdir": "."}
+    entry = {
+        "cmd": "c",
+        "params": {"params.yaml": {"x": 1}},
+        "deps": [{"path": "a", "md5": "1"}],
+        "outs": [{"path": "o", "md5": "3"}],
+    }
+    assert differences(plan, {"a": "1"}, entry) == []
+    assert differences(plan, {"a": "1"}, entry | change) == words
+    assert differences(plan, {"a": "1"}, None) == ["never recorded"]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a dead one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pid: int, within_s: float = 5) -> bool:
+    until = time.monotonic() + within_s
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+def sleeping(world: World, run: str) -> tuple[object, list[int], Path]:
+    """A stage in the middle of its command: the engine, the pids of the child and of the command, its workspace."""
+    # The first attempt sleeps, the second does not.
+    mark = world.root.with_name("slept")
+    nap = f"import os, pathlib, time; m = pathlib.Path('{mark}')\nif not m.exists():\n    m.touch(); print('NAP', os.getpid(), os.getpgrp(), flush=True); time.sleep(300)"
+    world.edit("pipelines/train.py", "key = sys.argv[1]", f"key = sys.argv[1]\n{nap}")
+    process = world.start("stage", TRAIN, *begun(world, run))
+    for line in process.stdout:
+        if line.startswith("NAP"):
+            break
+    else:
+        raise AssertionError("the stage did not start")
+    pids = [int(number) for number in line.split()[1:]]
+    folder = next((world.home / "work").glob(f"train_m1-{run}-*"))
+    return process, pids, folder
+
+
+def test_a_terminated_stage_leaves_neither_process_nor_folder(world: World, run: str) -> None:
+    process, pids, folder = sleeping(world, run)
+    process.terminate()
+    assert process.wait(10) == 143
+    assert all(gone(pid) for pid in pids)
+    assert not folder.exists()
+
+
+def test_kill_9_of_the_engine_leaves_no_process_and_the_retry_finishes(world: World, run: str) -> None:
+    process, pids, folder = sleeping(world, run)
+    process.kill()
+    process.wait()
+    assert all(gone(pid) for pid in pids)
+    assert folder.exists()
+    assert world.engine("stage", TRAIN, *at("train_m1", run), "--attempt", "2").outcome == "done"
+    assert not folder.exists()
+
+
+def test_what_survives_kill_9_of_engine_and_child_is_killed_by_the_next_attempt(world: World, run: str) -> None:
+    process, (command, child), _ = sleeping(world, run)
+    os.kill(child, 9)  # the child first, so that it cannot see the engine die
+    process.kill()
+    process.wait()
+    assert world.engine("stage", TRAIN, *at("train_m1", run), "--attempt", "2").outcome == "done"
+    assert gone(command)
