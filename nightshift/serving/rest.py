@@ -34,7 +34,6 @@ class Rest:
         self.engine = engine
         self.follower = follower
         self.about = dict(about)
-        self.draining = False
         self._threads = ThreadPoolExecutor(thread_name_prefix="infer")
 
     async def answer(
@@ -66,8 +65,8 @@ class Rest:
                 return _json(200, {"live": True})
             case ["v2", "health", "ready"]:
                 _only(method, "GET")
-                if self.draining or not self.follower.ready:
-                    raise RequestError(503, "shutting down" if self.draining else "not ready: nothing is loaded yet")
+                if not self.follower.ready:
+                    raise RequestError(503, "not ready: nothing is loaded yet")
                 return _json(200, {"ready": True})
             case ["v2"]:
                 _only(method, "GET")

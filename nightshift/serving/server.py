@@ -64,7 +64,6 @@ async def _serve(rest: Rest, follower: Follower, host: str, port: int) -> None:
 
     def stop() -> None:
         log.info("stopping: requests under way are answered first")
-        rest.draining = True
         server.stop()  # closes the listener, then waits for the connections
 
     loop = asyncio.get_running_loop()

@@ -1,12 +1,16 @@
 """Order, proof, outcome, with a real endpoint process. Each test has a model of its own on one endpoint."""
 
+import http.server
+import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from nightshift.releases.errors import ReleaseUnknown
@@ -218,11 +222,93 @@ def test_a_persons_order_supersedes_one_on_its_way_and_that_writer_says_so(case:
     waiting.start()
     wait_for(lambda: len(case.states()) == 2)
     assert case.promote(wanted, "rollback").state == "proven"
-    waiting.join()
+    waiting.join(5)
+    assert results, "it did not wait for its own deadline"
     assert (results[0].state, results[0].exit_code) == ("superseded", 0)
     assert "order 3" in results[0].reason
     assert case.states() == ["proven", "superseded", "proven"]
     assert case.serving() == wanted
+
+
+def test_a_persons_order_supersedes_one_whose_writer_died(case: Case) -> None:
+    first, left, wanted = case.publish(0), case.publish(1), case.publish(2)
+    case.promote(first)
+    case.order(left)
+    assert case.promote(wanted, "promote").state == "proven"
+    assert case.states() == ["proven", "superseded", "proven"]
+
+
+def test_one_replica_that_does_not_prove_it_takes_the_release_back_from_the_others(case: Case) -> None:
+    first, second = case.publish(0), case.publish(1)
+    case.promote(first)
+    away = f"http://127.0.0.1:{free_port()}"
+    result = case.promote(second, "promote", endpoints=[case.endpoint.url, away], deadline_s=1)
+    assert result.state == "refused"
+    wait_for(lambda: case.serving() == first, seconds=1.0)  # told, not found at the next poll
+
+
+def wrong_output(answer: httpx.Response) -> None:
+    body = answer.json()
+    body["outputs"][0]["data"][0] += 0.01
+    answer._content = json.dumps(body).encode()
+
+
+def wrong_digest(answer: httpx.Response) -> None:
+    answer.headers["nightshift-digest"] = "0" * 64
+
+
+def failing(answer: httpx.Response) -> None:
+    answer.status_code, answer._content = 500, b'{"error": "out of memory"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "tamper", "words"),
+    [
+        ("/versions/", wrong_output, "disagrees with golden request 1"),
+        ("/versions/", wrong_digest, "as 000000"),
+        ("/versions/", failing, "with 500: out of memory"),
+        ("/models/m-", wrong_digest, "as 000000"),
+    ],
+    ids=["other values", "another digest", "an error", "the plain path"],
+)
+def test_a_replica_that_says_it_serves_and_answers_otherwise_refuses_the_order(
+    case: Case, path: str, tamper: Callable[[httpx.Response], None], words: str
+) -> None:
+    """A proxy stands for a replica with other memory, other hardware, or a cache in front of it."""
+    digest = case.publish(0)
+    with tampering_proxy(case.endpoint.url, path, tamper) as url:
+        result = case.promote(digest, endpoints=[url])
+    assert result.state == "refused"
+    assert words in result.reason
+    assert url in result.reason
+
+
+@contextmanager
+def tampering_proxy(target: str, path: str, tamper: Callable[[httpx.Response], None]) -> Iterator[str]:
+    """Forwards to the endpoint, and changes the answers to inference requests whose path contains ``path``."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            answer = httpx.request(self.command, target + self.path, content=body)
+            if path in self.path and self.path.endswith("/infer"):
+                tamper(answer)
+            self.send_response(answer.status_code)
+            self.send_header("content-length", str(len(answer.content)))
+            if "nightshift-digest" in answer.headers:
+                self.send_header("nightshift-digest", answer.headers["nightshift-digest"])
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_a_night_waits_for_a_persons_order_on_its_way_and_is_then_fenced(case: Case) -> None:
