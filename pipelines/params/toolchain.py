@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from pipelines.params.section import ParamsError, at, read
+from pipelines.params.section import ParamsError, at, nearest, read
 
 
 def demand(*names: str) -> None:
@@ -22,3 +22,28 @@ def demand(*names: str) -> None:
                 "other versions give other bytes. Install the locked one (`make install`), or write this machine's "
                 "(`nightshift doctor --toolchain`) and compute releases of its own."
             )
+
+
+def threads() -> int:
+    """The thread count that computes: another one sums in another order and gives other bytes."""
+    found = at(read(), "toolchain", "threads")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise ParamsError(f"params.yaml: toolchain.threads is {found!r}; write a whole number from 1")
+    return found
+
+
+def accelerator(present: dict[str, bool]) -> str:
+    """The accelerator that computes, one of those in ``present`` (name: is it in this machine?).
+
+    Raises:
+        ParamsError: it is unknown, or this machine has none.
+    """
+    found = at(read(), "toolchain", "accelerator")
+    if found not in present:
+        raise ParamsError(f"params.yaml: toolchain.accelerator is {found!r}{nearest(str(found), list(present))}")
+    if not present[found]:
+        raise ParamsError(
+            f"params.yaml's toolchain.accelerator is {found} and this machine has none that torch can use: run "
+            "the stage where there is one, or write this machine's (`nightshift doctor --toolchain`)."
+        )
+    return str(found)

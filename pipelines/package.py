@@ -1,0 +1,115 @@
+"""``python -m pipelines.package MODEL``: the release, whole, whatever the gate said.
+
+    model.onnx weights.safetensors decision.json + golden.json model_card.md --manifest--> artifacts/releases/<m>/
+
+Nothing that differs between two runs with the same inputs is in it: lineage holds hashes of inputs only.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from nightshift.releases import manifest as manifests
+from nightshift.releases.errors import ReleaseError
+from pipelines.params.package import Card
+from pipelines.params.section import ParamsError, at, read
+from pipelines.params.toolchain import demand
+
+GOLDEN_CASES = 8
+TOLERANCE = 1e-4
+
+
+def main(model: str) -> None:
+    demand("numpy", "onnxruntime")
+    if at(read(), "toolchain", "release_format") != manifests.FORMAT:
+        raise ParamsError(
+            f"params.yaml's toolchain.release_format is {at(read(), 'toolchain', 'release_format')} and the installed "
+            f"nightshift writes {manifests.FORMAT}: install the one that fits, or write {manifests.FORMAT} there"
+        )
+    card = Card.load("models", model, "card")
+    entry = at(read(), "models", model)
+    records, served = (import_module(f"pipelines.tasks.{entry['task']}.{part}") for part in ("records", "served"))
+    data, made = Path("artifacts/datasets", entry["dataset"]), Path("artifacts/models", model)
+    dataset = json.loads((data / "dataset.json").read_text())
+    metrics = json.loads(Path("artifacts/evaluations", model, "metrics.json").read_text())
+    decided = Path("artifacts/decisions", model, "decision.json")
+    decision = json.loads(decided.read_text())
+
+    folder = Path("artifacts/releases", model)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in (made / "model.onnx", made / "weights.safetensors", decided):
+        shutil.copyfile(path, folder / path.name)
+    images = records.load(data / "test").x[:GOLDEN_CASES]
+    answers = served.answers(made / "model.onnx", images)
+    cases = [served.case(image, answer) for image, answer in zip(images, answers, strict=True)]
+    golden = {"format": 1, "tolerance": TOLERANCE, "cases": cases}
+    (folder / manifests.GOLDEN).write_text(json.dumps(golden, sort_keys=True) + "\n")
+    (folder / "model_card.md").write_text(model_card(model, entry, dataset, metrics, decision, card))
+
+    shape, labels = dataset["shape"], dataset["labels"]
+    manifest = manifests.build(
+        folder,
+        model=model,
+        task=entry["task"],
+        signature=served.signature(shape, labels),
+        input=served.kind(shape, labels),
+        lineage={
+            "train_outputs": {str(made / name): _md5(made / name) for name in ("model.onnx", "weights.safetensors")},
+            "dataset": {"name": entry["dataset"], "days": dataset["days"], "splits": dataset["splits"]},
+            "opponent": decision["opponent"],
+            "params": {name: entry[name] for name in ("family", "train")},
+        },
+        verdict=decision["verdict"],
+    )
+    digest = manifests.write(folder, manifest)
+    print(f"package {model}: release {manifests.short(digest)}, {manifest.size} bytes, {manifest.verdict}", flush=True)
+
+
+def model_card(
+    model: str,
+    entry: dict[str, Any],
+    dataset: dict[str, Any],
+    metrics: dict[str, Any],
+    decision: dict[str, Any],
+    card: Card,
+) -> str:
+    """What a person should know before using the model, from the run's own figures."""
+    rows = {name: split["rows"] for name, split in dataset["splits"].items()}
+    days = dataset["days"]
+    return f"""# {model}
+
+- **Task**: {entry["task"].replace("_", " ")}; {len(dataset["labels"])} classes: {", ".join(dataset["labels"])}.
+- **Network**: {entry["family"]}, {metrics["program"]["parameters"]:,} parameters.
+- **Data**: {card.data}.
+- **License of the data**: {card.licence}.
+- **Trained on**: {rows["train"]:,} rows of {len(days)} day{"s" if len(days) != 1 else ""} ({days[0]} to {days[-1]});
+  {rows["val"]:,} more to watch the training.
+- **Accuracy**: {metrics["accuracy"]:.2%} on {metrics["rows"]:,} test rows, of the exported program
+  (95 % interval {metrics["accuracy_low"]:.2%} to {metrics["accuracy_high"]:.2%}).
+- **Calibration error**: {metrics["ece"]:.4f}; log loss {metrics["log_loss"]:.4f}.
+- **Use**: {card.use}.
+
+## Decision: {decision["verdict"]}
+
+{chr(10).join(f"- {reason}" for reason in decision["reasons"])}
+
+The same test rows judge every night, so an accuracy quoted here is a little too high for a model chosen by it.
+"""
+
+
+def _md5(path: Path) -> str:
+    """The name that DVC gives the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (ParamsError, ReleaseError, OSError, ValueError) as error:
+        sys.exit(f"package {' '.join(sys.argv[1:])}: {error}")

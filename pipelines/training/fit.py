@@ -1,0 +1,92 @@
+"""Training with Lightning, from where the last attempt was stopped."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from pipelines.params.train import Train
+from pipelines.training.batches import Batches
+from pipelines.training.lightning import Epochs, Loss, Patience, RandomState, Training
+
+VAL_BATCH = 500
+
+
+class Data(NamedTuple):
+    """Two splits: inputs uint8, labels int64, one row each."""
+
+    x: Tensor
+    y: Tensor
+    val_x: Tensor
+    val_y: Tensor
+
+
+def fit(
+    classifier: torch.nn.Module,
+    data: Data,
+    params: Train,
+    *,
+    loss: Loss,
+    augment: Callable[[Tensor, Sequence[str], torch.Generator], Tensor],
+    accelerator: str,
+    checkpoints: Path,
+) -> list[dict[str, float]]:
+    """Trains ``classifier`` in place and gives one row of figures per epoch.
+
+    With patience the weights of the best epoch are kept, else the last ones. ``checkpoints`` is this training's own
+    folder; what an attempt with the same inputs left there is gone on from.
+    """
+    change = partial(_augment, augment, params.augment) if params.augment else None
+    batches = Batches(data.x, data.y, params.batch_size, seed=params.seed, augment=change)
+    training = Training(classifier, loss, params, steps=len(batches) * params.epochs)
+    epochs, best = Epochs(), int(params.patience is not None)
+    keep = ModelCheckpoint(checkpoints, "best", "val/accuracy", mode="max", save_top_k=best, save_last=True)
+    callbacks: list[Callback] = [RandomState(), epochs, keep]
+    if params.patience is not None:
+        callbacks.append(Patience(params.patience))
+    trainer = pl.Trainer(
+        max_epochs=params.epochs,
+        accelerator=accelerator,
+        devices=1,
+        deterministic=True,
+        callbacks=callbacks,
+        default_root_dir=checkpoints,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    last = _last(checkpoints)
+    trainer.fit(training, batches, Batches(data.val_x, data.val_y, VAL_BATCH), ckpt_path=last, weights_only=True)
+    if params.patience is not None:
+        training.load_state_dict(torch.load(keep.best_model_path, weights_only=True)["state_dict"])
+    classifier.cpu().eval()
+    return epochs.rows
+
+
+def _augment(how: Callable[..., Tensor], names: Sequence[str], x: Tensor, generator: torch.Generator) -> Tensor:
+    return how(x, names, generator)
+
+
+def _last(checkpoints: Path) -> str | None:
+    """The checkpoint to go on from, if an attempt left one; the folder is made ready for the next ones.
+
+    Lightning writes a checkpoint into TMPDIR and moves it: only on one file system is that move atomic.
+    """
+    temporary = checkpoints / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    last = checkpoints / "last.ckpt"
+    if not last.exists():
+        return None
+    print(f"going on from {last}", flush=True)
+    return str(last)
