@@ -32,11 +32,15 @@ STATES = {
 
 @dataclass
 class Followed:
-    """One run as a person sees it: the state of each task in order, and what a task said last."""
+    """One run as a person sees it: the state of each task in order, and what a task said last.
+
+    ``awaited`` are the DAGs that its asset starts and whose runs are not there yet.
+    """
 
     run: Run
     order: list[str]
     state: str = "queued"
+    awaited: set[str] = field(default_factory=set)
     tasks: dict[str, str] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
 
@@ -56,7 +60,7 @@ class Followed:
 def follow(airflow: Airflow, runs: list[Run], console: Console, pause: float = 1.0) -> list[Followed]:
     """Waits until the runs, and those that their assets start, have ended; shows them meanwhile.
 
-    On a terminal the lines are redrawn; elsewhere each change is a line of its own.
+    On a terminal the lines are redrawn; elsewhere each task that ended, and each epoch, is a line of its own.
     """
     followed = [Followed(run, airflow.tasks(run.dag)) for run in runs]
     if console.is_terminal:
@@ -70,19 +74,21 @@ def follow(airflow: Airflow, runs: list[Run], console: Console, pause: float = 1
 def _wait(airflow: Airflow, followed: list[Followed], pause: float, show: Callable[[str], object]) -> None:
     while True:
         for one in list(followed):
-            if one.state in ENDED:
-                continue
-            state = airflow.state(one.run)  # before its tasks, so that no task's last change is missed
-            for change in _look(airflow, one):
-                show(f"{time.strftime('%H:%M:%S')}  {one.run.dag}  {change}")
-            one.state = state
-            known = {other.run for other in followed}
-            if state == "success":
+            if one.state not in ENDED:
+                state = airflow.state(one.run)  # before its tasks, so that no task's last change is missed
+                for change in _look(airflow, one):
+                    show(f"{time.strftime('%H:%M:%S')}  {one.run.dag}  {change}")
+                one.state = state
+                if state == "success":
+                    one.awaited = airflow.consumers(one.run.dag)
+            if one.awaited:
+                known = {other.run for other in followed}
                 for started in airflow.started_by(one.run):
+                    one.awaited.discard(started.dag)
                     if started not in known:
                         followed.append(Followed(started, airflow.tasks(started.dag)))
         show("")
-        if all(one.state in ENDED for one in followed):
+        if all(one.state in ENDED and not one.awaited for one in followed):
             return
         time.sleep(pause)
 
@@ -106,8 +112,8 @@ def _look(airflow: Airflow, one: Followed) -> list[str]:
                 changes.append(f"{task}: {line}")
         if state == "failed" and one.tasks.get(task) != "failed":
             one.said[task] = _reason(airflow, one.run, task, instance["try_number"])
-        if state != one.tasks.get(task) and not (state == "waiting" and task not in one.tasks):
-            said = f" ({one.said[task]})" if one.said.get(task) and state != "running" else ""
+        if state != one.tasks.get(task) and state not in ("waiting", "running"):
+            said = f" ({one.said[task]})" if one.said.get(task) else ""
             changes.append(f"{task}: {state}{said}")
         one.tasks[task] = state
     return changes

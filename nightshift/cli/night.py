@@ -12,14 +12,16 @@ from rich.console import Console
 
 from nightshift.cli import summary as summaries
 from nightshift.cli.follow import Followed, follow
+from nightshift.cli.land import landing_zones
 from nightshift.cli.summary import Summary, Told
 from nightshift.engine import lock
+from nightshift.engine.ingest import held_days
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, remote_url
 from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
-from nightshift.releases.store import Store, open_store
+from nightshift.releases.store import open_store
 from nightshift.stack import demo, lifecycle, repository
 from nightshift.stack.runs import Airflow
 from nightshift.stack.schedule import schedule_of
@@ -41,10 +43,9 @@ def night(
     for file in repository.edited(stack.root):
         console.print(f"[yellow]note:[/] {file} has edits that are not committed; a night runs what is committed", highlight=False)
     tip = repository.push(stack.root)
-    os.environ.update(stack.environment("deployer"))
-    store = open_store(os.environ["NIGHTSHIFT_WORK"])
-    objects = Objects(remote_url(stack.root / ".dvc/config"), stack.home / "cache")
-    waiting = land_next_days(stack, store, objects, console) if land else []
+    os.environ.update(stack.environment("admin"))  # a person's hands: only they may drop files into the landing zone
+    objects = Objects(remote_url(root / ".dvc/config"), stack.home / "cache")
+    waiting = land_next_days(stack, objects, console) if land else []
 
     airflow = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
     wait_for_dags(airflow, tip, stack, console)
@@ -86,19 +87,19 @@ def check_params(root: Path) -> None:
 def start(root: Path, console: Console) -> Stack:
     """The stack, if it is not up; the branch is there before Airflow looks for it."""
     since = time.monotonic()
-    stack = Stack.load(root)
+    stack = Stack.load(root, os.environ)
     repository.make(root, stack.repository)
     repository.push(root)
     return lifecycle.up(root, lambda line: console.print(f"[dim]{time.monotonic() - since:5.1f} s  {line}[/]", highlight=False))
 
 
-def land_next_days(stack: Stack, store: Store, objects: Objects, console: Console) -> list[str]:
+def land_next_days(stack: Stack, objects: Objects, console: Console) -> list[str]:
     """Drops each demo data set's next day, once the last one landed has been taken or held; what was left, in words."""
     left = []
-    landing = open_store("s3://nightshift-landing")
-    for dataset in sorted(demo.SOURCES):
-        seen = taken(stack, objects, dataset) | held(store, dataset)
-        day = demo.land_next(dataset, landing, seen)
+    work = open_store(os.environ["NIGHTSHIFT_WORK"])
+    for dataset, url in landing_zones(stack.root).items():
+        seen = taken(stack, objects, dataset) | {day["date"] for day in held_days(work, dataset)}
+        day = demo.land_next(dataset, open_store(url), seen, stack.root / demo.DOWNLOADS)
         if day:
             console.print(f"landed {dataset} {day}", highlight=False)
         elif len(seen) >= len(demo.DAYS):
@@ -114,11 +115,6 @@ def taken(stack: Stack, objects: Objects, dataset: str) -> set[str]:
     if "index.json" not in members:
         return set()
     return set(objects.read_json(members["index.json"])["partitions"])
-
-
-def held(store: Store, dataset: str) -> set[str]:
-    """The days that validation refused."""
-    return {key.rpartition("/")[2].partition(".")[0] for key in store.list(f"held/{dataset}/")}
 
 
 def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, console: Console, patience: float = 90) -> None:

@@ -141,7 +141,7 @@ def model(followed: Followed, told: Told, ledger: Ledger) -> Model:
         run=followed.run.id,
         ran=_ran(followed),
         accuracy=metrics.get("accuracy"),
-        interval=metrics.get("accuracy_interval", []),
+        interval=[metrics["accuracy_low"], metrics["accuracy_high"]] if metrics else [],
         test_rows=metrics.get("rows", 0),
         verdict=decision.get("verdict", ""),
         reasons=decision.get("reasons", []),
@@ -184,12 +184,14 @@ def show(console: Console, summary: Summary) -> None:
             interval = f" (95 % interval {one.interval[0]:.2%} to {one.interval[1]:.2%})" if one.interval else ""
             line("accuracy", f"{one.accuracy:.2%}{interval} on {one.test_rows:,} test rows")
         if one.verdict:
-            line("gate", f"{one.verdict}: {escape('; '.join(one.reasons))}")
+            line("gate", one.verdict)
+        for reason in one.reasons:
+            line("", f"- {escape(reason)}")
         if one.release:
-            line("release", f"{short(one.release)}  {one.release}")
+            line("release", one.release)
         if one.deploy:
-            line("deploy", one.deploy)
-        if one.why:
+            line("deploy", f"{one.deploy.replace('_', ' ')}: {escape(one.why)}")
+        elif one.why:
             line("why", escape(one.why))
         if one.serving:
             line("serves", f"{short(one.serving)}, ledger entry {one.order}")

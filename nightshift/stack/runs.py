@@ -106,11 +106,27 @@ class Airflow:
         for entry in self._send("GET", path, headers={"Accept": "application/json"})["content"]:
             yield entry["event"] if isinstance(entry, dict) else entry
 
+    def consumers(self, dag: str) -> set[str]:
+        """The DAGs, not paused, that this one's asset starts."""
+        assets = self._send("GET", "/api/v2/assets", params={"limit": 1000})["assets"]
+        started = {
+            consumer["dag_id"]
+            for asset in assets
+            if any(producer["dag_id"] == dag for producer in asset["producing_tasks"])
+            for consumer in asset["scheduled_dags"]
+        }
+        return {name for name, known in self.dags().items() if name in started and not known["is_paused"]}
+
     def started_by(self, run: Run) -> list[Run]:
-        """The runs that this run's asset started."""
-        events = self._send(
-            "GET", "/api/v2/assets/events", params={"source_dag_id": run.dag, "source_run_id": run.id, "limit": 100}
-        )["asset_events"]
+        """The runs that this run's asset started so far.
+
+        Airflow 3.3.2 answers 500 as long as one of them is queued (its model wants a start date): then none is known yet.
+        """
+        path = "/api/v2/assets/events"
+        answer = self._http.get(path, params={"source_dag_id": run.dag, "source_run_id": run.id, "limit": 100})
+        if answer.is_server_error:
+            return []
+        events = answer.raise_for_status().json()["asset_events"]
         return [Run(made["dag_id"], made["run_id"]) for event in events for made in event["created_dagruns"]]
 
     def fail(self, run: Run) -> None:
