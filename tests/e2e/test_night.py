@@ -1,0 +1,94 @@
+"""A night through Airflow's scheduler, on a slice of the real MNIST: the path, and what a person has afterwards."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.xdist_group("e2e")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def first(project):
+    """The first night's summary."""
+    return project.night()
+
+
+def test_the_first_night_takes_trains_proves_publishes_and_serves(project, first):
+    (data,), (model,) = first["data_sets"], first["models"]
+    assert data["rows"] == 1100
+    assert data["verdict"] == "pass"
+    assert data["ran"] == ["validate", "prepare"]
+    assert model["ran"] == ["train", "evaluate", "gate", "package", "publish"]
+    assert model["verdict"] == "pass"
+    assert model["interval"][0] < model["accuracy"] < model["interval"][1]
+    assert model["deploy"] == "proven"
+    status = httpx.get(f"{project.stack.endpoint_url}/status").json()
+    assert status["models"]["mnist-mlp"]["serving"] == model["release"]
+
+
+def test_the_curl_line_works_when_pasted(project, first):
+    answer = json.loads(project.run("bash", "-c", first["curl"]).stdout)
+    assert answer["model_version"] == first["models"][0]["release"][:12]
+    assert sum(answer["outputs"][0]["data"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_dvc_has_nothing_to_do_after_a_night(project, first):
+    assert "up to date" in project.run("dvc", "status").stdout
+    lock = (project.root / "dvc.lock").read_bytes()
+    done = project.run("dvc", "repro")
+    assert "Running stage" not in done.stdout
+    assert (project.root / "dvc.lock").read_bytes() == lock
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_dvc_repro_from_nothing_ends_in_the_same_bytes(project, first, tmp_path):
+    """On a clone with an empty cache, with the run cache out of reach, every stage computes and the lock is the same."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(project.root), str(clone)], check=True)
+    (clone / ".dvc" / "config.local").write_text((project.root / ".dvc" / "config.local").read_text())
+    env = dict(project.env) | project.stack.environment("worker") | {"NIGHTSHIFT_HOME": str(tmp_path / "home")}
+
+    def dvc(*arguments: str) -> str:
+        done = subprocess.run(["dvc", *arguments], cwd=clone, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    dvc("config", "--local", "cache.dir", str(tmp_path / "cache"))
+    dvc("pull", "data.dvc")
+    lock = (clone / "dvc.lock").read_bytes()
+    (clone / "dvc.lock").unlink()
+    assert dvc("repro", "--no-run-cache").count("Running stage") == 7
+    assert (clone / "dvc.lock").read_bytes() == lock
+
+
+def test_the_figures_are_there_for_dvc(project, first):
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert shown["artifacts/evaluations/mnist-mlp/metrics.json"]["data"]["accuracy"] == first["models"][0]["accuracy"]
+    assert "epochs.csv" in project.run("dvc", "plots", "show", "--json").stdout
+
+
+def test_the_second_night_repeats_nothing(project, first):
+    """Also: it commits nothing, and the model that serves goes on."""
+    head = project.git("rev-parse", "HEAD")
+    second = project.night()
+    (data,), (model,) = second["data_sets"], second["models"]
+    assert (data["ran"], data["taken"], model["ran"]) == ([], [], [])
+    assert model["deploy"] == "unchanged"
+    assert second["commits"] == []
+    assert project.git("rev-parse", "HEAD") == head
+    assert model["serving"] == first["models"][0]["release"]
+
+
+def test_the_page_about_the_api_can_be_followed(project, first):
+    """docs/api.md, block by block, in one shell."""
+    page = (ROOT / "docs" / "api.md").read_text()
+    blocks = [part.partition("```")[0] for part in page.split("```bash\n")[1:]]
+    script = "\n".join(blocks).replace(". .venv/bin/activate\n", "")
+    done = project.run("bash", "-euo", "pipefail", "-c", script)
+    assert "success" in done.stdout
+    assert "manifest.json: OK" in done.stdout
+    assert '"model_name":"mnist-mlp"' in done.stdout.replace(" ", "")
