@@ -62,6 +62,7 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
         for result in found
         if not result["success"]
     ]
+    failed.sort(key=lambda failure: ("critical", "warning", "info").index(failure["severity"]))
     severities = {failure["severity"] for failure in failed}
     verdict = {
         "verdict": "refuse" if "critical" in severities else "warn" if "warning" in severities else "pass",

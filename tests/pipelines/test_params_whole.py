@@ -47,7 +47,7 @@ def test_the_shipped_file_is_right(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ),
         ("family: cnn", "family: cn", "there is no pipelines/families/cn.py; did you mean cnn?"),
         ("task: image_classification", "task: image_clasification", "did you mean image_classification?"),
-        ("      epochs: 12", '      epochs: "12"', "models.cifar10-cnn.train.epochs is '12'"),
+        ("      seed: 0", '      seed: "0"', "models.cifar10-cnn.train.seed is '0'"),
         ("  mnist-mlp:", "  mnist mlp;rm:", "models.mnist mlp;rm: a name is made of"),
     ],
 )
@@ -64,13 +64,13 @@ def test_all_mistakes_are_said_at_once(
 ) -> None:
     text = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(
-        text.replace("epochs: 12", "epoch: 12", 1).replace("min_rows: 500", "min_rows: many", 1)
+        text.replace("      seed: 0", "      sed: 0", 1).replace("min_rows: 500", "min_rows: many", 1)
     )
     monkeypatch.chdir(root)
     assert main() == 2
     said = capsys.readouterr().err
-    assert "models.cifar10-cnn.train.epoch is unknown; did you mean epochs?" in said
-    assert "models.cifar10-cnn.train.epochs is missing" in said
+    assert "models.cifar10-cnn.train.sed is unknown; did you mean seed?" in said
+    assert "models.cifar10-cnn.train.seed is missing" in said
     assert "datasets.cifar10.validate.min_rows is 'many'" in said
     assert "Traceback" not in said
 
