@@ -1,0 +1,70 @@
+# What runs before installation, and short names for `.venv/bin/nightshift`. PYTHON=python3.12 make install
+PYTHON ?= python3
+BIN := .venv/bin
+UV := 0.13.9
+TORCH := 2.13.0
+.DEFAULT_GOAL := help
+.PHONY: help install night up down status test test-all check lock clean
+# Byte code is compiled once, at installation: without it each start is 2.5 times as dear.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+help: ## these lines
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+install: .venv/.installed ## .venv with the locked packages
+
+# A killed installation starts over, with what was downloaded: half of a package cannot be told from all of it.
+.venv/.installed: requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) nightshift/preflight.py --quiet
+	@if [ -e .venv/.installing ] || [ ! -x $(BIN)/python ]; then rm -rf .venv; fi
+	@[ -d .venv ] || $(PYTHON) -m venv .venv
+	@touch .venv/.installing
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(PIP_INDEX_URL),--default-index $(PIP_INDEX_URL)) \
+		--no-deps --require-hashes --compile-bytecode -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q nightshift pipelines dags plugins
+	@mv .venv/.installing .venv/.installed
+	@touch .venv/.installed
+
+night: ## the next night: installs, starts the stack, lands, trains, proves, serves
+	@$(PYTHON) nightshift/preflight.py
+	@$(MAKE) --no-print-directory install
+	@$(BIN)/nightshift night
+
+up: install ## start the stack, or bring back what is missing
+	@$(BIN)/nightshift up
+
+down: ## stop this checkout's stack
+	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift down; else echo "nothing is installed here"; fi
+
+status: install ## what runs and what serves
+	@$(BIN)/nightshift status
+
+test: install check ## lint, types, contracts and the tests but for the long ones
+	$(BIN)/python -m pytest
+
+test-all: install check ## the long tests too: whole nights, kills, bad input through Airflow
+	$(BIN)/python -m pytest -m "long or not long"
+
+check: install ## lint, format, types, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# torch brings its own companions, which differ from machine to machine: they follow its wheel, not this file.
+lock: ## resolve the lock file anew
+	@[ -x $(BIN)/uv ] || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv==$(UV); }
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip compile --quiet setup.cfg --all-extras --universal \
+		--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" --output-file requirements.lock.tmp $(if $(UPGRADE),--upgrade)
+	@awk '/^[^ ]/ {keep = !/^(nvidia-|cuda-|triton==)/} keep' requirements.lock.tmp > requirements.lock
+	@rm requirements.lock.tmp
+
+clean: ## remove all that was made here: .nightshift, data, .venv
+	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift reset --yes; else rm -rf .nightshift data artifacts; fi
+	@echo "$$(du -smc .venv 2>/dev/null | tail -1 | cut -f1) MB in .venv"
+	@rm -rf .venv build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
