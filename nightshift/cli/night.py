@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -85,11 +86,8 @@ def check_params(root: Path) -> None:
 
 
 def start(root: Path, console: Console) -> Stack:
-    """The stack, if it is not up; the branch is there before Airflow looks for it."""
+    """The stack, if it is not up."""
     since = time.monotonic()
-    stack = Stack.load(root, os.environ)
-    repository.make(root, stack.repository)
-    repository.push(root)
     return lifecycle.up(root, lambda line: console.print(f"[dim]{time.monotonic() - since:5.1f} s  {line}[/]", highlight=False))
 
 
@@ -117,13 +115,13 @@ def taken(stack: Stack, objects: Objects, dataset: str) -> set[str]:
     return set(objects.read_json(members["index.json"])["partitions"])
 
 
-def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, console: Console, patience: float = 90) -> None:
+def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, console: Console, patience: timedelta = timedelta(seconds=90)) -> None:
     """Until Airflow has read the branch's tip.
 
     Raises:
         NightshiftError: the DAG file cannot be read; says Airflow's reason.
     """
-    asked = time.monotonic()
+    asked = datetime.now(UTC)
     known = airflow.dags()
     seen = stack.home / "graph" / "tip"
     if known and seen.exists() and seen.read_text() == tip:
@@ -131,8 +129,8 @@ def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, console: Console, pa
     if known:
         airflow.parse(next(iter(known.values()))["file_token"])
     before = {name: dag["last_parsed_time"] for name, dag in known.items()}
-    while time.monotonic() - asked < patience:
-        if errors := airflow.import_errors():
+    while datetime.now(UTC) - asked < patience:
+        if errors := airflow.import_errors(since=asked):
             raise NightshiftError(f"Airflow cannot read the DAGs: {errors[0]}", "correct it, commit, and run the night again")
         now = airflow.dags()
         if now and any(before.get(name) != dag["last_parsed_time"] for name, dag in now.items()):

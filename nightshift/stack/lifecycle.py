@@ -39,6 +39,7 @@ def up(root: Path, say: Say) -> Stack:
             stack.processes.kill_strays()  # a killed scheduler's tasks still hold its ports
             stack = stack.with_free([TASK_LOGS])
         repository.make(root, stack.repository)
+        _push(root, say)
         stack = _start_s3(stack, say)
         configure_dvc(stack)
         started = endpoint.launch(stack, say)
@@ -46,6 +47,14 @@ def up(root: Path, say: Say) -> Stack:
         if started:
             endpoint.wait_until_ours(stack)
         return stack
+
+
+def _push(root: Path, say: Say) -> None:
+    """The branch, before Airflow looks for it; a night says again what is in the way."""
+    try:
+        repository.push(root)
+    except NightshiftError as error:
+        say(f"nights run the last pushed commit: {error}")
 
 
 def _start_s3(stack: Stack, say: Say) -> Stack:

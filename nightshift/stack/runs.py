@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -47,10 +48,14 @@ class Airflow:
             raise NightshiftError(f"Airflow said {answer.status_code} to {method} {path}: {detail}")
         return answer.json() if answer.content else None
 
-    def import_errors(self) -> list[str]:
-        """What keeps a DAG file from being read, each the last line of its traceback."""
+    def import_errors(self, since: datetime) -> list[str]:
+        """What has kept a DAG file from being read since then, each from the last line of its traceback that names one."""
         errors = self._send("GET", "/api/v2/importErrors")["import_errors"]
-        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
+        return [
+            f"{error['filename']}: {error['stack_trace'].strip().rpartition('Error: ')[2]}"
+            for error in errors
+            if datetime.fromisoformat(error["timestamp"]) > since
+        ]
 
     def dags(self) -> dict[str, dict[str, Any]]:
         """Our DAGs by id, as Airflow knows them now."""
