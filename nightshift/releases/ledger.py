@@ -111,7 +111,7 @@ class Ledger:
 
     def live(self, model: str) -> Order | None:
         """The champion: the newest proven order."""
-        return live(self._newest_first(model))
+        return next((order for order, out in self._newest_first(model) if out and out.state == "proven"), None)
 
     def wanted(self, model: str) -> Order | None:
         """What endpoints serve: the newest order that is proven or has no outcome yet."""
@@ -141,7 +141,7 @@ class Ledger:
             if check:
                 check(history)
             before = next((o for o, out in reversed(history) if out is None or out.state == "proven"), None)
-            champion = live(reversed(history))
+            champion = live(history)
             taken_away = {o.model_digest for o in (before, champion) if o and what == "rollback"} - {model_digest}
             at = now()
             order = Order(
@@ -193,8 +193,9 @@ class Ledger:
         return found
 
 
-def live(newest_first: Iterator[tuple[Order, Outcome | None]]) -> Order | None:
-    return next((order for order, outcome in newest_first if outcome and outcome.state == "proven"), None)
+def live(history: Sequence[tuple[Order, Outcome | None]]) -> Order | None:
+    """The champion of a history (oldest first): its newest proven order."""
+    return next((order for order, outcome in reversed(history) if outcome and outcome.state == "proven"), None)
 
 
 def barred(history: Sequence[tuple[Order, Outcome | None]], model_digest: str) -> str | None:

@@ -122,7 +122,7 @@ def promote(
 def _rules(registry: Registry, manifest: Manifest, fence: str | None) -> Callable[[History], None]:
     def check(history: History) -> None:
         newest = next((order for order, outcome in reversed(history) if outcome is None), None)
-        champion = live(reversed(history))
+        champion = live(history)
         if newest and (champion is None or newest.sequence > champion.sequence):
             raise _Wait(f"waiting for the outcome of order {newest.sequence} of {newest.who}")
         if champion and champion.model_digest == manifest.model_digest:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 
 from nightshift.releases import golden
 from nightshift.releases.manifest import GOLDEN, PROGRAM, Manifest, Tensor, short

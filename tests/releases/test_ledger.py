@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from nightshift.releases.errors import FormatTooNew
-from nightshift.releases.ledger import Ledger, Order, Outcome, barred, now, rollback_target
+from nightshift.releases.ledger import Ledger, Order, Outcome, barred, live, now, rollback_target
 from nightshift.releases.store import Store, open_store
 
 
@@ -61,7 +61,7 @@ def test_endpoints_serve_the_newest_order_that_is_proven_or_has_no_outcome(ledge
     settle(ledger, c, "superseded")
     assert ledger.wanted("toy") == d
     settle(ledger, d, "proven")
-    assert (ledger.wanted("toy"), ledger.live("toy")) == (d, d)
+    assert (ledger.wanted("toy"), ledger.live("toy"), live(ledger.history("toy"))) == (d, d, d)
     assert [order.sequence for order in ledger.orders("toy")] == [1, 2, 3, 4]
     assert [order.previous for order in ledger.orders("toy")] == [None, "a" * 64, "a" * 64, "c" * 64]
 

@@ -244,7 +244,7 @@ def test_one_replica_that_does_not_prove_it_takes_the_release_back_from_the_othe
     away = f"http://127.0.0.1:{free_port()}"
     result = case.promote(second, "promote", endpoints=[case.endpoint.url, away], deadline_s=1)
     assert result.state == "refused"
-    wait_for(lambda: case.serving() == first, seconds=1.0)  # told, not found at the next poll
+    wait_for(lambda: case.serving() == first)
 
 
 def wrong_output(answer: httpx.Response) -> None:
@@ -276,19 +276,28 @@ def test_a_replica_that_says_it_serves_and_answers_otherwise_refuses_the_order(
 ) -> None:
     """A proxy stands for a replica with other memory, other hardware, or a cache in front of it."""
     digest = case.publish(0)
-    with tampering_proxy(case.endpoint.url, path, tamper) as url:
+    with tampering_proxy(case.endpoint.url, path, tamper) as (url, asked):
         result = case.promote(digest, endpoints=[url])
     assert result.state == "refused"
     assert words in result.reason
     assert url in result.reason
+    assert asked[1] == "/refresh", "it is told of the order, once it is known to be alive"
+    assert asked[-1] == "/refresh", "and of the refusal"
 
 
 @contextmanager
-def tampering_proxy(target: str, path: str, tamper: Callable[[httpx.Response], None]) -> Iterator[str]:
-    """Forwards to the endpoint, and changes the answers to inference requests whose path contains ``path``."""
+def tampering_proxy(
+    target: str, path: str, tamper: Callable[[httpx.Response], None]
+) -> Iterator[tuple[str, list[str]]]:
+    """Forwards to the endpoint, and changes the answers to inference requests whose path contains ``path``.
+
+    Gives its URL and the paths that it was asked for.
+    """
+    asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            asked.append(self.path)
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             answer = httpx.request(self.command, target + self.path, content=body)
             if path in self.path and self.path.endswith("/infer"):
@@ -307,7 +316,7 @@ def tampering_proxy(target: str, path: str, tamper: Callable[[httpx.Response], N
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}", asked
         server.shutdown()
 
 
