@@ -36,8 +36,8 @@ def take_settings(identity: str) -> None:
 
     All or nothing: a bucket of the one with the keys of the other would only be refused.
     """
-    if os.environ.get("NIGHTSHIFT_REGISTRY") or not Path(".nightshift").is_dir():
-        return
+    if os.environ.get("NIGHTSHIFT_REGISTRY") or not Path(".nightshift", "ports.json").is_file():
+        return  # set, or no stack was ever started here (`dvc repro` alone makes a .nightshift too)
     from nightshift.stack.settings import Stack
 
     os.environ.update(Stack.load(Path.cwd()).environment(identity))

@@ -14,6 +14,7 @@ from nightshift.cli.connect import connect, endpoints, take_settings
 from nightshift.errors import NightshiftError
 from nightshift.releases import golden as goldens
 from nightshift.releases.manifest import GOLDEN, short
+from nightshift.releases.proof import LOOPBACK
 
 _SHOWN = 3  # labels per image
 
@@ -31,7 +32,7 @@ def predict(
     if golden or not url:
         take_settings("deployer")
     url = (url or next(iter(endpoints()), "http://127.0.0.1:8000")).rstrip("/")
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=60, mounts=LOOPBACK) as client:
         if golden:
             _golden(client, model, json)
         else:

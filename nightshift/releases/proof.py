@@ -13,6 +13,9 @@ from nightshift.releases.golden import Golden
 from nightshift.releases.ledger import Ledger, Order, Outcome, now
 from nightshift.releases.manifest import short
 
+# A proxy of the person's environment has no business between processes of one machine.
+LOOPBACK = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
+
 
 @dataclass
 class Replica:

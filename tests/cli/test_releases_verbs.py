@@ -1,14 +1,17 @@
 """What the registry and the ledger say on the command line: releases, show, history."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from nightshift.cli.connect import connect
 from nightshift.cli.main import app
 from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseUnknown
+from nightshift.stack.settings import Stack
 from tests.serving.world import World
 
 RUNNER = CliRunner()
@@ -117,3 +120,23 @@ def test_without_a_registry_the_setting_is_named(tmp_path: Path, monkeypatch: py
         run("releases")
     assert caught.value.exit_code == 2
     assert "NIGHTSHIFT_REGISTRY" in caught.value.next_step
+
+
+def test_in_a_checkout_with_a_stack_its_own_settings_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stack = Stack.load(tmp_path)
+    for name in stack.environment("deployer"):
+        monkeypatch.setenv(name, "")  # so that what the helper sets is taken back after the test
+    assert (tmp_path / ".nightshift" / "ports.json").is_file()
+    connection = connect()
+    assert connection.registry.store.url == "s3://nightshift-registry"
+    assert connection.endpoints == (stack.endpoint_url,)
+    assert os.environ["AWS_ENDPOINT_URL"] == stack.s3_url
+
+
+def test_a_registry_that_a_person_set_wins_over_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Stack.load(tmp_path)
+    monkeypatch.setenv("NIGHTSHIFT_REGISTRY", str(tmp_path / "mine"))
+    assert connect().registry.store.url == str(tmp_path / "mine")
+    assert "AWS_ENDPOINT_URL" not in os.environ
