@@ -13,7 +13,7 @@ TRAIN = ("--dag", "train_m1", "--run")
 def test_the_base_is_the_tip_and_a_retry_keeps_it_though_the_tip_moved(world: World, run: str) -> None:
     tip = world.tip()
     assert world.engine("begin", *TRAIN, run).receipt["commit"] == tip
-    world.edit("params.yaml", "epochs: 2", "epochs: 3")
+    world.edit("pipelines/evaluate.py", "import json", "import json  # mine")
     assert world.tip() != tip
     again = world.engine("begin", *TRAIN, run)
     assert again.receipt["commit"] == tip
@@ -26,20 +26,20 @@ def test_an_attempt_that_died_after_the_tree_fixes_the_commit(world: World, run:
         journal = world.journal("train_m1", run)
         world.engine("begin", *TRAIN, run)
         journal.store.delete(f"{journal.prefix}base.json")
-    world.edit("params.yaml", "epochs: 2", "epochs: 3")
+    world.edit("pipelines/evaluate.py", "import json", "import json  # mine")
     assert world.engine("begin", *TRAIN, run).receipt["commit"] == tip
 
 
 def test_a_commit_of_an_event_that_the_tip_contains_gives_the_tip(world: World, run: str) -> None:
     old = world.tip()
-    world.edit("params.yaml", "epochs: 2", "epochs: 3")
+    world.edit("pipelines/evaluate.py", "import json", "import json  # mine")
     ran = world.engine("begin", *TRAIN, run, "--events", json.dumps([{"dataset": "a", "commit": old}]))
     assert ran.receipt["commit"] == world.tip()
 
 
 def test_a_commit_of_an_event_on_a_side_branch_is_the_base(world: World, run: str) -> None:
     world.git("switch", "-q", "-c", "side")
-    world.edit_here("params.yaml", "epochs: 2", "epochs: 4")
+    world.edit_here("pipelines/evaluate.py", "import json", "import json  # side")
     world.git("push", "-q", "origin", "side")
     side = world.git("rev-parse", "side").strip()
     ran = world.engine("begin", *TRAIN, run, "--events", json.dumps([{"commit": side}]))
@@ -73,7 +73,7 @@ def test_wrong_params_stop_the_run_with_the_message_of_the_check(world: World, r
     (folder / "__init__.py").touch()
     (folder / "__main__.py").write_text("import sys\nsys.exit('models.m1.trian: unknown; did you mean train?')\n")
     world.git("add", ".")
-    world.edit("params.yaml", "epochs: 2", "epochs: 5")
+    world.edit("pipelines/evaluate.py", "import json", "import json  # mine")
     ran = world.try_engine("begin", *TRAIN, run)
     assert ran.status == 1
     assert "models.m1.trian: unknown; did you mean train?" in ran.output
@@ -90,7 +90,7 @@ def test_a_snapshot_that_is_not_in_this_remote_stops_the_run_with_the_way_out(wo
 
 def test_inputs_that_no_run_has_made_stop_the_run(world: World, run: str) -> None:
     world.git("rm", "-q", "dvc.lock")
-    world.edit("params.yaml", "epochs: 2", "epochs: 6")
+    world.edit("pipelines/evaluate.py", "import json", "import json  # mine")
     ran = world.try_engine("begin", *TRAIN, run)
     assert ran.status == 1
     assert "artifacts/datasets/a/test, which no run has made yet" in ran.output
@@ -99,7 +99,7 @@ def test_inputs_that_no_run_has_made_stop_the_run(world: World, run: str) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("artifacts/models/${key}/model.onnx\n        - champions", "artifacts/models/${key}\n        - champions", "around"),
+        ("${key}/model.onnx\n        - champions", "${key}\n        - champions", "around"),
         ("- artifacts/datasets/${item.dataset}/test\n", "- artifacts/datasets/${item.dataset}/test/x.txt\n", "inside"),
         ("- pipelines/evaluate.py", "- pipelines/evaluat.py", "neither in the commit nor made by a stage"),
         ('metrics: ["artifacts/evaluations/${key}/metrics.json"]',

@@ -1,6 +1,7 @@
 """Digests that we compute for ourselves are DVC's own."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def key_of(record: dict) -> str:
 
 def test_run_key_is_the_folder_of_every_record_that_dvc_wrote(past: World) -> None:
     records = [file for file in (past.home / "cache" / "runs").glob("*/*/*") if file.is_file()]
-    assert len(records) >= 8
+    assert len(records) >= 4
     for file in records:
         assert key_of(lock.load(file.read_bytes())) == file.parent.name
 
@@ -42,8 +43,8 @@ def test_a_folder_without_files_has_the_empty_listing() -> None:
 
 @pytest.mark.parametrize("what", ["cmd", "deps", "params", "outs"])
 def test_the_key_changes_with_everything_that_decides_outputs(what: str) -> None:
-    wanted = {"cmd": "c", "deps": {"a": "1"}, "params": {"params.yaml": {"x": 1}}, "outs": ["o"]}
-    other = {"cmd": "d", "deps": {"a": "2"}, "params": {"params.yaml": {"x": 2}}, "outs": ["p"]}
+    wanted: dict[str, Any] = {"cmd": "c", "deps": {"a": "1"}, "params": {"params.yaml": {"x": 1}}, "outs": ["o"]}
+    other: dict[str, Any] = {"cmd": "d", "deps": {"a": "2"}, "params": {"params.yaml": {"x": 2}}, "outs": ["p"]}
     assert run_key(**wanted) != run_key(**(wanted | {what: other[what]}))
 
 

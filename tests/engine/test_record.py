@@ -2,23 +2,28 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from nightshift.engine import lock
 from nightshift.engine.repository import Repository
 from nightshift.errors import NightshiftError
-from tests.engine.conftest import World
+from tests.engine.conftest import World, copy, night
 
 
-def trained(world: World, run: str, model: str = "m1") -> tuple[str, ...]:
-    """A run of a model up to its record, with something to record."""
-    here = ("--dag", f"train_{model}", "--run", run)
-    world.engine("begin", *here)
-    world.engine("stage", f"train@{model}", *here)
-    world.engine("pin", model, *here)
-    world.engine("stage", f"evaluate@{model}", *here)
-    return here
+@pytest.fixture(scope="module")
+def whole(past: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The night of data set b and model m2 on top, m2's stages being recorded last."""
+    world = copy(past, tmp_path_factory.mktemp("whole"))
+    world.land("b", "2026-01-01", "7", "8")
+    night(world, "night-1", ["b"], ["m2"])
+    return world
+
+
+@pytest.fixture
+def world(whole: World, tmp_path: Path) -> World:
+    return copy(whole, tmp_path)
 
 
 def fake_change(world: World, run: str, model: str = "m1") -> tuple[str, ...]:
@@ -43,31 +48,31 @@ def md5_of(world: World, stage: str) -> str:
     return lock.load(world.at_tip("dvc.lock"))["stages"][stage]["outs"][0]["md5"]
 
 
-def test_the_first_night_gave_the_lock_file_that_a_workstation_writes(past: World, tmp_path) -> None:
+def test_the_first_night_gave_the_lock_file_that_a_workstation_writes(whole: World, tmp_path: Path) -> None:
     clone = tmp_path / "workstation"
-    past.git("clone", "-q", str(past.bare), str(clone), at=tmp_path)
+    whole.git("clone", "-q", str(whole.bare), str(clone), at=tmp_path)
     ours = (clone / "dvc.lock").read_bytes()
-    past.git("rm", "-q", "dvc.lock", at=clone)
-    past.dvc("pull", "-q", "data.dvc", at=clone)
+    whole.git("rm", "-q", "dvc.lock", at=clone)
+    whole.dvc("pull", "-q", "data.dvc", at=clone)
     shutil.rmtree(clone / ".dvc" / "cache" / "runs", ignore_errors=True)
-    said = past.dvc("repro", at=clone)
+    said = whole.dvc("repro", at=clone)
     assert said.count("Running stage") == 8
     assert (clone / "dvc.lock").read_bytes() == ours
-    assert past.git("status", "--porcelain", "data.dvc", at=clone) == ""
+    assert whole.git("status", "--porcelain", "data.dvc", at=clone) == ""
 
 
-def test_a_fresh_clone_after_the_night_is_up_to_date_and_repeats_nothing(past: World, tmp_path) -> None:
+def test_a_fresh_clone_after_the_night_is_up_to_date_and_repeats_nothing(whole: World, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
-    past.git("clone", "-q", str(past.bare), str(clone), at=tmp_path)
-    past.dvc("pull", at=clone)
-    assert "Data and pipelines are up to date." in past.dvc("status", at=clone)
-    said = past.dvc("repro", at=clone)
+    whole.git("clone", "-q", str(whole.bare), str(clone), at=tmp_path)
+    whole.dvc("pull", at=clone)
+    assert "Data and pipelines are up to date." in whole.dvc("status", at=clone)
+    said = whole.dvc("repro", at=clone)
     assert "Running stage" not in said
-    assert past.git("status", "--porcelain", at=clone) == ""
+    assert whole.git("status", "--porcelain", at=clone) == ""
 
 
-def test_the_commits_are_ours_and_say_what_happened(past: World) -> None:
-    log = past.git("log", "--format=%an <%ae> %s", "main", at=past.bare).splitlines()
+def test_the_commits_are_ours_and_say_what_happened(whole: World) -> None:
+    log = whole.git("log", "--format=%an <%ae> %s", "main", at=whole.bare).splitlines()
     assert log[-1].endswith("start")
     assert len(log) == 5
     assert all(line.startswith("Nightshift <nightshift@localhost> ") for line in log[:-1])
@@ -89,26 +94,27 @@ def test_two_runs_at_once_are_both_recorded(world: World, run: str) -> None:
     assert [process.returncode for process in processes] == [0, 0], said
     after = [md5_of(world, f"train@{model}") for model in ("m1", "m2")]
     assert not set(before) & set(after)
-    assert world.git("fsck", at=world.bare) == ""
+    assert "missing" not in world.git("fsck", at=world.bare)
 
 
 def test_the_loser_of_a_race_merges_onto_the_new_tip(world: World, run: str) -> None:
     """The branch moves between reading the tip and moving it."""
     here = fake_change(world, run)
     before = md5_of(world, "train@m1")
-    real, moved = Repository.advance, []
+    real = Repository.advance
+    moved: list[str] = []
 
-    def late(self, branch, new, old):
+    def late(self: Repository, branch: str, new: str, old: str) -> str:
         if not moved:
             moved.append(old)
-            world.edit("params.yaml", "epochs: 2", "epochs: 9")
+            world.edit("pipelines/evaluate.py", "import json", "import json  # mine")
         return real(self, branch, new, old)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Repository, "advance", late)
         assert world.engine("record", *here).outcome == "done"
     assert moved
-    assert "epochs: 9" in world.at_tip("params.yaml")
+    assert "# mine" in world.at_tip("pipelines/evaluate.py")
     assert md5_of(world, "train@m1") != before
 
 
@@ -153,7 +159,7 @@ def test_a_run_with_an_unfinished_stage_is_not_recorded(world: World, run: str) 
 def test_a_repository_behind_a_url_is_fetched_and_pushed(world: World, run: str) -> None:
     url = {"NIGHTSHIFT_REPO": world.bare.as_uri()}
     here = fake_change(world, run)
-    world.edit("params.yaml", "epochs: 2", "epochs: 8")
+    world.edit("pipelines/evaluate.py", "import json", "import json  # 8")
     ran = world.engine("record", *here, **url)
     assert ran.outcome == "done"
     assert ran.receipt["commit"] == world.tip()
@@ -165,7 +171,7 @@ def test_a_url_repository_that_moved_is_not_overwritten(world: World) -> None:
     with Repository.open(world.bare.as_uri()) as repository:
         tip = repository.tip("main")
         new = repository.commit(tip, {"x": b"1"}, "ours")
-        world.edit("params.yaml", "epochs: 2", "epochs: 7")
+        world.edit("pipelines/evaluate.py", "import json", "import json  # 7")
         assert new
         assert repository.advance("main", new, tip)
         assert repository.tip("main") == world.tip()

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 from pathlib import Path
 
 parser = argparse.ArgumentParser()
@@ -11,17 +12,13 @@ for name in ("until", "held", "report"):
     parser.add_argument(f"--{name}")
 args = parser.parse_args()
 
-landing = next(
-    line.partition("landing: ")[2].partition(",")[0]
-    for line in Path("params.yaml").read_text().splitlines()
-    if line.startswith(f"  {args.dataset}: {{landing")
-)
+landing = Path(os.environ["NIGHTSHIFT_REGISTRY"]).with_name("landing") / args.dataset
 data, profiles = Path("data", args.dataset), Path("data/profiles", args.dataset)
 index_file = profiles / "index.json"
 index = json.loads(index_file.read_text()) if index_file.exists() else {}
 held = {(day["date"], day["checksum"]) for day in json.loads(Path(args.held).read_text())}
 report = {"taken": [], "held": [], "skipped_after_until": [], "changed": [], "removed": []}
-for file in sorted(Path(landing).glob("*.txt")):
+for file in sorted(landing.glob("*.txt")):
     day, content = file.stem, file.read_bytes()
     checksum = hashlib.sha256(content).hexdigest()
     if day > args.until:
@@ -38,7 +35,7 @@ for file in sorted(Path(landing).glob("*.txt")):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"date={day}.parquet").write_bytes(content)
             report["changed"].append(f"{folder}/date={day}.parquet")
-for day in sorted(set(index) - {file.stem for file in Path(landing).glob("*.txt")}):
+for day in sorted(set(index) - {file.stem for file in landing.glob("*.txt")}):
     del index[day]
     report["removed"] += [f"{folder}/date={day}.parquet" for folder in (data, profiles)]
 if report["changed"] or report["removed"]:

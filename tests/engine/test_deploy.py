@@ -1,0 +1,128 @@
+"""Deploy: what the decision says, and never on the receipt's word alone. (The endpoint's part: tests of releases.)"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nightshift.engine.key import listing, md5
+from nightshift.releases import manifest as manifests
+from nightshift.releases.registry import Registry
+from nightshift.releases.store import open_store
+from tests.engine.conftest import World, make
+
+HERE = ("--dag", "train_m", "--run", "r")
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory, s3: Any) -> World:
+    return make(tmp_path_factory.mktemp("deploy"), s3, f"deploy-{md5(str(tmp_path_factory).encode())}")
+
+
+@pytest.fixture
+def world(bucket: World, request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    """Every test has a corner of its own, so that all may use the same run."""
+    return replace(bucket, work=f"{bucket.work}/{request.node.name}", root=tmp_path / "checkout")
+
+
+def finished(world: World, tmp_path: Path, verdict: str, *, digest: str | None = None, **gate: str) -> str:
+    """A run up to its record, whose release is in the remote only; returns the release's digest."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1]}
+    case = {"inputs": [{**tensor, "data": [1.0]}], "outputs": [{**tensor, "data": [1.0]}]}
+    (folder / "model.onnx").write_text("a program")
+    (folder / "golden.json").write_text(json.dumps({"format": 1, "tolerance": 1e-4, "cases": [case]}))
+    signature = {"inputs": [tensor], "outputs": [tensor]}
+    manifest = manifests.build(
+        folder, model="m", task="t", signature=signature, input={"kind": "tensor"}, lineage={}, verdict=verdict
+    )
+    made = manifests.write(folder, manifest)
+    digest = digest or made
+    contents = {file.name: file.read_bytes() for file in folder.iterdir()}
+    decision = json.dumps({"verdict": verdict, "reasons": ["accuracy 0.5 < 0.6"], "opponent": None}).encode()
+    receipt = json.dumps({"model": "m", "digest": digest, "model_digest": manifest.model_digest}).encode()
+    with world.settings_of():
+        store = world.remote()
+        for content in [*contents.values(), decision, receipt]:
+            name = md5(content)
+            store.put(f"files/md5/{name[:2]}/{name[2:]}", content)
+        package, text = listing({path: md5(content) for path, content in contents.items()})
+        store.put(f"files/md5/{package[:2]}/{package[2:]}", text)
+        outs = {
+            "artifacts/decisions/m/decision.json": md5(decision),
+            "artifacts/receipts/m.json": md5(receipt),
+            "artifacts/releases/m": package,
+        }
+        entry = {"outs": [{"path": path, "md5": name} for path, name in outs.items()]}
+        journal = world.journal(*HERE[1::2])
+        deploy = {"on_not_passed": gate.pop("on_not_passed", "skip"), "timeout_seconds": 0.1}
+        params = {"models": {"m": {"deploy": deploy, "gate": gate}}}
+        base = {"dag": "train_m", "run": "r", "commit": "c" * 40, "remote": f"{world.work}/dvc", "params": params}
+        journal.put("base.json", {**base, "conf": {"rerun": False, "reason": None, "until": None}})
+        journal.put("stages/publish.json", {"entry": entry})
+    return made
+
+
+@pytest.mark.parametrize(("policy", "status"), [("skip", 0), ("fail", 1)])
+def test_a_challenger_that_did_not_pass_is_not_deployed(world: World, tmp_path: Path, policy: str, status: int) -> None:
+    finished(world, tmp_path, "fail", on_not_passed=policy)
+    ran = world.try_engine("deploy", "m", *HERE)
+    assert (ran.status, ran.outcome) == (status, "not_passed")
+    assert "accuracy 0.5 < 0.6" in ran.receipt["message"]
+    with world.settings_of():
+        assert Registry(open_store(world.environment["NIGHTSHIFT_REGISTRY"])).list() == []
+    assert world.fragment("train_m", "r", "outcome.json")["outcome"] == "not_passed"
+
+
+def test_an_inconclusive_challenger_stays_out_unless_the_policy_promotes_it(world: World, tmp_path: Path) -> None:
+    finished(world, tmp_path, "inconclusive", inconclusive="keep")
+    assert world.engine("deploy", "m", *HERE).outcome == "not_passed"
+
+
+def test_a_release_that_this_registry_lacks_is_published_from_the_package(world: World, tmp_path: Path) -> None:
+    digest = finished(world, tmp_path, "inconclusive", inconclusive="promote")
+    ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS="http://127.0.0.1:1")
+    with world.settings_of():
+        registry = Registry(open_store(world.environment["NIGHTSHIFT_REGISTRY"]))
+        assert [info.digest for info in registry.list("m")] == [digest]
+    # Nobody answers at that address: nothing was ordered, and the task may be tried again.
+    assert (ran.status, ran.outcome) == (1, "refused")
+    assert "http://127.0.0.1:1" in ran.receipt["message"]
+    again = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS="http://127.0.0.1:2")
+    assert "http://127.0.0.1:2" in again.receipt["message"]
+
+
+def test_a_receipt_that_names_another_release_than_the_package_fails(world: World, tmp_path: Path) -> None:
+    finished(world, tmp_path, "pass", digest="f" * 64)
+    ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS="http://127.0.0.1:1")
+    assert ran.status == 1
+    assert "the receipt of m names ffffffffffff" in ran.output
+
+
+def test_without_endpoints_the_setting_is_named(world: World, tmp_path: Path) -> None:
+    finished(world, tmp_path, "pass")
+    ran = world.try_engine("deploy", "m", *HERE)
+    assert ran.status == 1
+    assert "NIGHTSHIFT_ENDPOINTS is not set" in ran.output
+
+
+def test_the_deployers_identity_writes_the_registry_and_a_workers_does_not(
+    world: World, tmp_path: Path, s3: Any
+) -> None:
+    finished(world, tmp_path, "pass")
+    registry = {"NIGHTSHIFT_REGISTRY": f"s3://{s3.registry}/deploy-test", "NIGHTSHIFT_ENDPOINTS": "http://127.0.0.1:1"}
+    refused = world.try_engine("deploy", "m", *HERE, **registry)
+    assert refused.status == 1
+    assert "AccessDenied" in refused.output
+    key = s3.environment("deployer")
+    deployer = {
+        "NIGHTSHIFT_DEPLOYER_ACCESS_KEY_ID": key["AWS_ACCESS_KEY_ID"],
+        "NIGHTSHIFT_DEPLOYER_SECRET_ACCESS_KEY": key["AWS_SECRET_ACCESS_KEY"],
+    }
+    ran = world.try_engine("deploy", "m", *HERE, **registry, **deployer)
+    assert ran.outcome == "refused"
+    keys = s3.client().list_objects_v2(Bucket=s3.registry, Prefix="deploy-test/releases/m/")["Contents"]
+    assert [item["Key"] for item in keys if item["Key"].endswith("/manifest.json")]
