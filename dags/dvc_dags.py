@@ -7,6 +7,7 @@ import json
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, get_parsing_context
 from dvc_graph import Dag, lay_out, read
@@ -15,7 +16,9 @@ from dvc_operator import EngineOperator
 HOME = Path(os.environ["NIGHTSHIFT_HOME"])
 REASON = Param(None, type=["null", "string"], maxLength=500, description="Why, for the record.")
 RERUN = Param(False, type="boolean", description="Compute every stage again; other bytes than before fail the run.")
-UNTIL = Param(None, type=["null", "string"], format="date", description="The last day whose data counts; empty: yesterday.")
+UNTIL = Param(
+    None, type=["null", "string"], format="date", description="The last day whose data counts; empty: yesterday."
+)
 
 
 def timetable(dag: Dag, graph: dict) -> list[Asset] | CronTriggerTimetable | None:
@@ -46,7 +49,7 @@ def build(dag: Dag, graph: dict) -> DAG:
         tasks = {}
         for task in dag.tasks.values():
             hints = task.hints
-            settings = {name: hints[name] for name in ("queue", "pool", "retries") if name in hints}
+            settings: dict[str, Any] = {name: hints[name] for name in ("queue", "pool", "retries") if name in hints}
             if "retry_delay" in hints:
                 settings["retry_delay"] = timedelta(seconds=hints["retry_delay"])
             if "timeout" in hints:

@@ -132,7 +132,12 @@ def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dic
     stage_upstream = {task.id: set(task.upstream) for task in tasks.values()}
     add("ingest", sorted(read_data), read_data, {dataset: set() for dataset in read_data})
     add("accept", sorted(verdicts), judged, verdicts)
-    add("pin", sorted(champions), champions, {m: set().union(*(stage_upstream[r] for r in champions[m])) for m in champions})
+    add(
+        "pin",
+        sorted(champions),
+        champions,
+        {m: set().union(*(stage_upstream[r] for r in champions[m])) for m in champions},
+    )
 
     for task in tasks.values():
         task.upstream = task.upstream or {"begin"}
@@ -159,8 +164,9 @@ HINTS = {"dag", "queue", "pool", "retries", "retry_delay", "timeout", "priority"
 def _hints(name: str, stage: dict[str, Any]) -> dict[str, Any]:
     hints = (stage.get("meta") or {}).get("airflow") or {}
     if unknown := set(hints) - HINTS:
+        known = ", ".join(sorted(HINTS))
         raise ValueError(
-            f"dvc.yaml: stage {name!r}: meta.airflow has unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(HINTS))}"
+            f"dvc.yaml: stage {name!r}: meta.airflow has unknown {', '.join(sorted(unknown))}; known: {known}"
         )
     return hints
 

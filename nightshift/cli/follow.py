@@ -67,8 +67,13 @@ def follow(airflow: Airflow, runs: list[Run], console: Console, pause: float = 1
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             _wait(airflow, followed, pause, lambda _: live.update(Group(*(f.line() for f in followed))))
     else:
-        _wait(airflow, followed, pause, lambda change: change and console.print(change, highlight=False, soft_wrap=True))
+        _wait(airflow, followed, pause, lambda change: _line(console, change))
     return followed
+
+
+def _line(console: Console, change: str) -> None:
+    if change:
+        console.print(change, highlight=False, soft_wrap=True)
 
 
 def _wait(airflow: Airflow, followed: list[Followed], pause: float, show: Callable[[str], object]) -> None:

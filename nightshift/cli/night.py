@@ -30,8 +30,12 @@ from nightshift.stack.settings import Stack, find_root
 
 
 def night(
-    until: Annotated[str | None, typer.Option(help="The last day whose data counts (YYYY-MM-DD); else yesterday.")] = None,
-    rerun: Annotated[bool, typer.Option(help="Compute every stage again; other bytes than before fail the run.")] = False,
+    until: Annotated[
+        str | None, typer.Option(help="The last day whose data counts (YYYY-MM-DD); else yesterday.")
+    ] = None,
+    rerun: Annotated[
+        bool, typer.Option(help="Compute every stage again; other bytes than before fail the run.")
+    ] = False,
     reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
     land: Annotated[bool, typer.Option(help="Drop the next demo day into the landing zone first.")] = True,
     json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
@@ -42,14 +46,16 @@ def night(
     check_params(root)
     stack = start(root, console)
     for file in repository.edited(stack.root):
-        console.print(f"[yellow]note:[/] {file} has edits that are not committed; a night runs what is committed", highlight=False)
+        console.print(
+            f"[yellow]note:[/] {file} has edits that are not committed; a night runs what is committed", highlight=False
+        )
     tip = repository.push(stack.root)
     os.environ.update(stack.environment("admin"))  # a person's hands: only they may drop files into the landing zone
     objects = Objects(remote_url(root / ".dvc/config"), stack.home / "cache")
     waiting = land_next_days(stack, objects, console) if land else []
 
     airflow = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
-    wait_for_dags(airflow, tip, stack, console)
+    wait_for_dags(airflow, tip, stack)
     conf = {"until": until, "rerun": rerun, "reason": reason}
     first = [name for name in sorted(airflow.dags()) if name.startswith("ingest_")]
     runs = []
@@ -88,7 +94,9 @@ def check_params(root: Path) -> None:
 def start(root: Path, console: Console) -> Stack:
     """The stack, if it is not up."""
     since = time.monotonic()
-    return lifecycle.up(root, lambda line: console.print(f"[dim]{time.monotonic() - since:5.1f} s  {line}[/]", highlight=False))
+    return lifecycle.up(
+        root, lambda line: console.print(f"[dim]{time.monotonic() - since:5.1f} s  {line}[/]", highlight=False)
+    )
 
 
 def land_next_days(stack: Stack, objects: Objects, console: Console) -> list[str]:
@@ -115,7 +123,7 @@ def taken(stack: Stack, objects: Objects, dataset: str) -> set[str]:
     return set(objects.read_json(members["index.json"])["partitions"])
 
 
-def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, console: Console, patience: timedelta = timedelta(seconds=90)) -> None:
+def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, patience: timedelta = timedelta(seconds=90)) -> None:
     """Until Airflow has read the branch's tip.
 
     Raises:
@@ -131,7 +139,9 @@ def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, console: Console, pa
     before = {name: dag["last_parsed_time"] for name, dag in known.items()}
     while datetime.now(UTC) - asked < patience:
         if errors := airflow.import_errors(since=asked):
-            raise NightshiftError(f"Airflow cannot read the DAGs: {errors[0]}", "correct it, commit, and run the night again")
+            raise NightshiftError(
+                f"Airflow cannot read the DAGs: {errors[0]}", "correct it, commit, and run the night again"
+            )
         now = airflow.dags()
         if now and any(before.get(name) != dag["last_parsed_time"] for name, dag in now.items()):
             seen.parent.mkdir(exist_ok=True)
@@ -159,7 +169,9 @@ def tell(stack: Stack, followed: list[Followed], objects: Objects, waiting: list
         models=models,
         commits=log,
         left_alone=left_alone,
-        undo=f"git revert --no-edit {merged.before[:9]}..{merged.after[:9]}   (what serves: nightshift rollback)" if log else "",
+        undo=f"git revert --no-edit {merged.before[:9]}..{merged.after[:9]}   (what serves: nightshift rollback)"
+        if log
+        else "",
         waiting=waiting,
         next_night=schedule_of(stack.root)["words"],
         links={

@@ -1,6 +1,7 @@
 """`nightshift status`: what runs, where, and what serves."""
 
 import json as json_module
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +14,13 @@ from nightshift.stack.settings import Stack, find_root
 
 def status(
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+    shell: Annotated[bool, typer.Option(help="Addresses and keys as shell variables, for `eval`.")] = False,
 ) -> None:
     """Show what of this checkout's stack runs, at which ports, and which release of each model answers."""
     root = find_root()
+    if shell:
+        typer.echo("\n".join(f"{name}={shlex.quote(value)}" for name, value in _variables(Stack.load(root)).items()))
+        return
     found = lifecycle.status(root) | {"schedule": schedule_of(root)}
     if json:
         typer.echo(json_module.dumps(found, indent=2))
@@ -24,6 +29,20 @@ def status(
         if found["services"].get("airflow", {}).get("healthy"):
             stack = Stack.load(root)
             typer.echo(f"airflow user {stack.airflow_user}, password {stack.airflow_password}")
+
+
+def _variables(stack: Stack) -> dict[str, str]:
+    """What a script on this machine needs to speak to the stack; the S3 keys may read releases, not write them."""
+    keys = stack.environment("worker")
+    return {
+        "AIRFLOW": stack.airflow_url,
+        "AIRFLOW_USER": stack.airflow_user,
+        "AIRFLOW_PASSWORD": stack.airflow_password,
+        "S3": stack.s3_url,
+        "S3_KEY": keys["AWS_ACCESS_KEY_ID"],
+        "S3_SECRET": keys["AWS_SECRET_ACCESS_KEY"],
+        "ENDPOINT": stack.endpoint_url,
+    }
 
 
 def _show(found: dict[str, Any], console: Console) -> None:

@@ -72,7 +72,8 @@ class Summary:
     def exit_code(self) -> int:
         if any(data.state == "held" for data in self.data_sets):
             return 3
-        return int(any(one.state == "failed" for one in [*self.data_sets, *self.models]))
+        states = [data.state for data in self.data_sets] + [one.state for one in self.models]
+        return int("failed" in states)
 
     def json(self) -> str:
         """As JSON; passwords are not in it."""
@@ -118,7 +119,9 @@ def data_set(followed: Followed, told: Told) -> DataSet:
         ran=_ran(followed),
         rows=report.get("rows", 0),
         days=verdict.get("days", 0),
-        taken=[f"{day['date']} ({day['why']}, {day['rows']:,} rows{_quarantined(day)})" for day in report.get("taken", [])],
+        taken=[
+            f"{day['date']} ({day['why']}, {day['rows']:,} rows{_quarantined(day)})" for day in report.get("taken", [])
+        ],
         held=held,
         verdict=verdict.get("verdict", ""),
         failed=[failure["message"] for failure in verdict.get("failed", [])],
@@ -158,7 +161,8 @@ def example(registry: Registry, endpoint: str, told: Model, folder: Path) -> str
     golden = json.loads(registry.read(told.name, told.serving, "golden.json"))
     body = folder / f"request-{told.name}.json"
     body.write_text(json.dumps({"inputs": golden["cases"][0]["inputs"]}))
-    return f"curl -s {endpoint}/v2/models/{told.name}/infer -H 'Content-Type: application/json' -d @{shlex.quote(str(body))}"
+    url = f"{endpoint}/v2/models/{told.name}/infer"
+    return f"curl -s {url} -H 'Content-Type: application/json' -d @{shlex.quote(str(body))}"
 
 
 def show(console: Console, summary: Summary) -> None:
@@ -169,7 +173,10 @@ def show(console: Console, summary: Summary) -> None:
 
     for data in summary.data_sets:
         console.print(f"\n[bold]data set {escape(data.name)}[/]: {COLORED.get(data.state, data.state)}")
-        line("snapshot", f"{data.rows:,} rows; " + (f"taken {', '.join(data.taken)}" if data.taken else "nothing new landed"))
+        line(
+            "snapshot",
+            f"{data.rows:,} rows; " + (f"taken {', '.join(data.taken)}" if data.taken else "nothing new landed"),
+        )
         line("stages", _stages(data.ran))
         if data.verdict:
             line("validation", f"{data.verdict}" + "".join(f"; {escape(text)}" for text in data.failed))

@@ -49,7 +49,7 @@ class Airflow:
         return answer.json() if answer.content else None
 
     def import_errors(self, since: datetime) -> list[str]:
-        """What has kept a DAG file from being read since then, each from the last line of its traceback that names one."""
+        """What has kept a DAG file from being read since then, each in the words of its last error."""
         errors = self._send("GET", "/api/v2/importErrors")["import_errors"]
         return [
             f"{error['filename']}: {error['stack_trace'].strip().rpartition('Error: ')[2]}"
@@ -64,7 +64,9 @@ class Airflow:
 
     def tasks(self, dag: str) -> list[str]:
         """The ids of a DAG's tasks, upstream first."""
-        found = {t["task_id"]: set(t["downstream_task_ids"]) for t in self._send("GET", f"/api/v2/dags/{dag}/tasks")["tasks"]}
+        found = {
+            t["task_id"]: set(t["downstream_task_ids"]) for t in self._send("GET", f"/api/v2/dags/{dag}/tasks")["tasks"]
+        }
         ordered: list[str] = []
         while found:
             free = sorted(task for task in found if not any(task in later for later in found.values()))
@@ -100,7 +102,9 @@ class Airflow:
     def receipt(self, run: Run, task: str) -> dict[str, Any]:
         """What a task said at its end; empty when it said nothing."""
         try:
-            value = self._send("GET", f"/api/v2/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{task}/xcomEntries/return_value")
+            value = self._send(
+                "GET", f"/api/v2/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{task}/xcomEntries/return_value"
+            )
         except NightshiftError:
             return {}
         return value["value"] if isinstance(value["value"], dict) else {}
@@ -125,7 +129,7 @@ class Airflow:
     def started_by(self, run: Run) -> list[Run]:
         """The runs that this run's asset started so far.
 
-        Airflow 3.3.2 answers 500 as long as one of them is queued (its model wants a start date): then none is known yet.
+        Airflow 3.3.2 answers 500 while one of them is queued (its model wants a start date): none is known then.
         """
         path = "/api/v2/assets/events"
         answer = self._http.get(path, params={"source_dag_id": run.dag, "source_run_id": run.id, "limit": 100})

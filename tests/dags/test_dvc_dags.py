@@ -17,8 +17,9 @@ bag = DagBag(sys.argv[1])
 print(json.dumps({
     "errors": bag.import_errors,
     "heavy": sorted({"torch", "dvc", "pandas", "great_expectations", "boto3"} & set(sys.modules)),
-    "dags": {dag.dag_id: {"schedule": str(getattr(dag.timetable, "expression", None)), "paused": dag.is_paused_upon_creation, "catchup": dag.catchup,
-                          "active": dag.max_active_runs, "tasks": sorted(dag.task_ids), "params": sorted(dag.params)}
+    "dags": {dag.dag_id: {"schedule": str(getattr(dag.timetable, "expression", None)),
+                          "paused": dag.is_paused_upon_creation, "catchup": dag.catchup,
+                          "active": dag.max_active_runs, "params": sorted(dag.params)}
              for dag in bag.dags.values()}}))
 """
 
@@ -44,7 +45,9 @@ def read(home: Path, **more: str) -> dict:
         "PYTHONPATH": str(ROOT / "plugins"),
         **more,
     }
-    done = subprocess.run([sys.executable, "-c", READ, str(ROOT / "dags")], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(ROOT / "dags")], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

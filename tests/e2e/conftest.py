@@ -39,7 +39,9 @@ class Project:
             command, cwd=self.root, env=dict(self.env), capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+            raise AssertionError(
+                f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+            )
         return done
 
     def nightshift(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -103,7 +105,10 @@ def digits() -> dict[str, tuple[np.ndarray, list[str]]]:
 def make_project(folder: Path) -> Project:
     """A copy of this checkout's files with MNIST alone, committed."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
@@ -123,7 +128,9 @@ def make_project(folder: Path) -> Project:
     (folder / "champions" / "cifar10-cnn.json").unlink()
 
     airflow, s3, endpoint = free_ports(3, set())
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("NIGHTSHIFT_", "AWS_", "GIT_"))}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("NIGHTSHIFT_", "AWS_", "GIT_"))
+    }
     env = inherited | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "NIGHTSHIFT_AIRFLOW_PORT": str(airflow),

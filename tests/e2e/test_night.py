@@ -46,7 +46,7 @@ def test_dvc_has_nothing_to_do_after_a_night(project, first):
 
 
 def test_dvc_repro_from_nothing_ends_in_the_same_bytes(project, first, tmp_path):
-    """On a clone with an empty cache, with the run cache out of reach, every stage computes and the lock is the same."""
+    """In a clone with an empty cache and without the run cache every stage computes, and the lock is the same."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(project.root), str(clone)], check=True)
     (clone / ".dvc" / "config.local").write_text((project.root / ".dvc" / "config.local").read_text())

@@ -16,13 +16,21 @@ from dvc_graph import Dag, lay_out  # noqa: E402
 @pytest.fixture(scope="module")
 def dags() -> dict[str, Dag]:
     rendered = subprocess.run(
-        [sys.executable, "-m", "nightshift.engine", "graph", "--root", str(ROOT)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "nightshift.engine", "graph", "--root", str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {dag.id: dag for dag in lay_out(json.loads(rendered.stdout))}
 
 
 def stage(*, deps=(), outs=(), upstream=(), **airflow) -> dict:
-    return {"deps": list(deps), "outs": [{"path": out} for out in outs], "upstream": list(upstream), "meta": {"airflow": airflow}}
+    return {
+        "deps": list(deps),
+        "outs": [{"path": out} for out in outs],
+        "upstream": list(upstream),
+        "meta": {"airflow": airflow},
+    }
 
 
 def test_one_dag_per_data_set_and_one_per_model(dags):
