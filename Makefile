@@ -18,12 +18,13 @@ install: .venv/.installed ## .venv with the locked packages
 	@$(PYTHON) nightshift/preflight.py --quiet
 	@if [ -e .venv/.installing ] || [ ! -x $(BIN)/python ]; then rm -rf .venv; fi
 	@[ -d .venv ] || $(PYTHON) -m venv .venv
-	@touch .venv/.installing
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(PIP_INDEX_URL),--default-index $(PIP_INDEX_URL)) \
+	@rm -f .venv/.installed; touch .venv/.installing
+	@echo "installing $$(grep -c '^[a-z]' requirements.lock) locked packages, then torch $(TORCH), into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(PIP_INDEX_URL),--default-index $(PIP_INDEX_URL)) \
 		--no-deps --require-hashes --compile-bytecode -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q nightshift pipelines dags plugins
 	@mv .venv/.installing .venv/.installed
 	@touch .venv/.installed
@@ -55,11 +56,12 @@ check: install ## lint, format, types, import contracts
 	$(BIN)/lint-imports --no-logo
 
 # torch brings its own companions, which differ from machine to machine: they follow its wheel, not this file.
-lock: ## resolve the lock file anew
+lock: ## resolve the lock file for setup.cfg as it is now (UPGRADE=1: with the newest versions)
 	@[ -x $(BIN)/uv ] || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv==$(UV); }
+	@$(if $(UPGRADE),,cp requirements.lock requirements.lock.tmp)
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip compile --quiet setup.cfg --all-extras --universal \
 		--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command "make lock" --output-file requirements.lock.tmp $(if $(UPGRADE),--upgrade)
+		--custom-compile-command "make lock" --output-file requirements.lock.tmp
 	@awk '/^[^ ]/ {keep = !/^(nvidia-|cuda-|triton==)/} keep' requirements.lock.tmp > requirements.lock
 	@rm requirements.lock.tmp
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -55,5 +55,5 @@ def _next(cron: str, zone: str, now: datetime | None) -> datetime:
         raise NightshiftError(
             f"params.yaml: schedule.cron {cron!r} is no cron line", "write five fields, such as 0 3 * * *"
         )
-    found: datetime = croniter(cron, now or datetime.now(timezone)).get_next(datetime)
+    found: datetime = croniter(cron, (now or datetime.now(UTC)).astimezone(timezone)).get_next(datetime)
     return found
