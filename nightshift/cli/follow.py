@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from nightshift.errors import NightshiftError
 from nightshift.stack.runs import ENDED, Airflow, Run
 
 COLORS = {
@@ -20,6 +21,7 @@ COLORS = {
     "failed": "bold red",
     "not reached": "dim",
 }
+SILENCE_S = 20  # beyond the threshold at which Airflow itself calls a scheduler unhealthy
 STATES = {
     "success": "done",
     "failed": "failed",
@@ -77,7 +79,15 @@ def _line(console: Console, change: str) -> None:
 
 
 def _wait(airflow: Airflow, followed: list[Followed], pause: float, show: Callable[[str], object]) -> None:
+    heard = time.monotonic()
     while True:
+        if airflow.scheduler_is_well():
+            heard = time.monotonic()
+        elif time.monotonic() - heard > SILENCE_S:
+            raise NightshiftError(
+                "Airflow's scheduler has died: nothing moves any more",
+                "nightshift night (it brings back what is missing; what was done is not repeated)",
+            )
         for one in list(followed):
             if one.state not in ENDED:
                 state = airflow.state(one.run)  # before its tasks, so that no task's last change is missed

@@ -160,8 +160,11 @@ def tell(stack: Stack, followed: list[Followed], objects: Objects, waiting: list
     registry_store = open_store(os.environ["NIGHTSHIFT_REGISTRY"])
     ledger, registry = Ledger(registry_store), Registry(registry_store)
     told = {one.run: Told(Journal.open(one.run.dag, one.run.id), objects) for one in followed}
-    data_sets = [summaries.data_set(one, told[one.run]) for one in followed if one.run.dag.startswith("ingest_")]
-    models = [summaries.model(one, told[one.run], ledger) for one in followed if one.run.dag.startswith("train_")]
+    pages = stack.home / "reports"
+    data_sets = [summaries.data_set(one, told[one.run], pages) for one in followed if one.run.dag.startswith("ingest_")]
+    models = [
+        summaries.model(one, told[one.run], ledger, pages) for one in followed if one.run.dag.startswith("train_")
+    ]
     log = repository.git(stack.root, "log", "--format=%h %s", f"{merged.before}..{merged.after}").stdout.splitlines()
     serving = next((one for one in models if one.serving), None)
     return Summary(

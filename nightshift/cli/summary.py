@@ -31,6 +31,7 @@ class DataSet:
     held: list[str] = field(default_factory=list)
     verdict: str = ""
     failed: list[str] = field(default_factory=list)
+    report: str = ""
     why: str = ""
 
 
@@ -47,6 +48,7 @@ class Model:
     test_rows: int = 0
     verdict: str = ""
     reasons: list[str] = field(default_factory=list)
+    report: str = ""
     release: str = ""
     deploy: str = ""
     why: str = ""
@@ -96,16 +98,31 @@ class Told:
 
     def output(self, path: str) -> dict[str, Any]:
         """A stage's JSON output as this run left it; empty when there is none."""
+        return json.loads(self._read(path) or b"{}")  # type: ignore[no-any-return]
+
+    def page(self, path: str, folder: Path) -> str:
+        """A stage's page as this run left it, copied to where a browser opens it; empty when there is none.
+
+        The checkout has it only when the run was recorded, which a refused one never is.
+        """
+        content = self._read(path)
+        if content is None:
+            return ""
+        file = folder / path.removeprefix("artifacts/").replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return str(file)
+
+    def _read(self, path: str) -> bytes | None:
         for fragment in self._fragments["stages"].values():
             for out in fragment["entry"].get("outs", []):
                 if out["path"] == path:
-                    found: dict[str, Any] = self._objects.read_json(out["md5"])
-                    return found
-        return {}
+                    return self._objects.read(out["md5"])
+        return None
 
 
-def data_set(followed: Followed, told: Told) -> DataSet:
-    """One data set's part of the night."""
+def data_set(followed: Followed, told: Told, pages: Path) -> DataSet:
+    """One data set's part of the night; its report goes to the folder ``pages``."""
     name = followed.run.dag.removeprefix("ingest_")
     report, verdict = told.part(f"ingest/{name}.json"), told.output(f"artifacts/validations/{name}/verdict.json")
     held = [f"{day['date']}: {day['reason']}" for day in report.get("held", [])]
@@ -125,12 +142,13 @@ def data_set(followed: Followed, told: Told) -> DataSet:
         held=held,
         verdict=verdict.get("verdict", ""),
         failed=[failure["message"] for failure in verdict.get("failed", [])],
+        report=told.page(f"artifacts/validations/{name}/report.html", pages),
         why=why,
     )
 
 
-def model(followed: Followed, told: Told, ledger: Ledger) -> Model:
-    """One model's part of the night, and what serves now."""
+def model(followed: Followed, told: Told, ledger: Ledger, pages: Path) -> Model:
+    """One model's part of the night, and what serves now; its report goes to the folder ``pages``."""
     name = followed.run.dag.removeprefix("train_")
     metrics = told.output(f"artifacts/evaluations/{name}/metrics.json")
     decision = told.output(f"artifacts/decisions/{name}/decision.json")
@@ -148,6 +166,7 @@ def model(followed: Followed, told: Told, ledger: Ledger) -> Model:
         test_rows=metrics.get("rows", 0),
         verdict=decision.get("verdict", ""),
         reasons=decision.get("reasons", []),
+        report=told.page(f"artifacts/decisions/{name}/report.html", pages),
         release=receipt.get("digest", ""),
         deploy=outcome.get("outcome", ""),
         why=why or outcome.get("message", ""),
@@ -182,6 +201,8 @@ def show(console: Console, summary: Summary) -> None:
             line("validation", f"{data.verdict}" + "".join(f"; {escape(text)}" for text in data.failed))
         for held in data.held:
             line("held", escape(held))
+        if data.report:
+            line("report", escape(data.report))
         if data.why:
             line("why", escape(data.why))
     for one in summary.models:
@@ -194,6 +215,8 @@ def show(console: Console, summary: Summary) -> None:
             line("gate", one.verdict)
         for reason in one.reasons:
             line("", f"- {escape(reason)}")
+        if one.report:
+            line("report", escape(one.report))
         if one.release:
             line("release", one.release)
         if one.deploy:

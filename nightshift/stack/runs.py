@@ -48,6 +48,11 @@ class Airflow:
             raise NightshiftError(f"Airflow said {answer.status_code} to {method} {path}: {detail}")
         return answer.json() if answer.content else None
 
+    def scheduler_is_well(self) -> bool:
+        """Whether Airflow has heard its scheduler lately."""
+        status: str = self._send("GET", "/api/v2/monitor/health")["scheduler"]["status"]
+        return status == "healthy"
+
     def import_errors(self, since: datetime) -> list[str]:
         """What has kept a DAG file from being read since then, each in the words of its last error."""
         errors = self._send("GET", "/api/v2/importErrors")["import_errors"]

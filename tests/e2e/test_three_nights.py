@@ -1,0 +1,156 @@
+"""Nights one after another: a worse model, a refused day and the good day after it, replaced files."""
+
+import json
+import random
+
+import pytest
+
+from tests.e2e.conftest import Project, parquet
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def champion(project: Project) -> str:
+    """The digest that the first night brought to serve."""
+    (model,) = project.night()["models"]
+    assert model["deploy"] == "proven"
+    return model["release"]
+
+
+@pytest.fixture(scope="module")
+def quiet(project: Project, champion: str) -> dict:
+    """A night with nothing new."""
+    return project.night()
+
+
+@pytest.fixture(scope="module")
+def worse(project: Project, quiet: dict, digits) -> dict:
+    """A night whose day has most labels shuffled: well-formed, and bad to learn from."""
+    x, y = digits["day2"]
+    shuffled = list(y)
+    random.Random(1).shuffle(shuffled)
+    project.land("date=2026-01-02/train.parquet", parquet(x, shuffled))
+    return project.night()
+
+
+@pytest.fixture(scope="module")
+def refused(project: Project, worse: dict, digits) -> dict:
+    """A night whose day says that every image is a seven."""
+    x, y = digits["day3"]
+    project.land("date=2026-01-03/train.parquet", parquet(x, ["7"] * len(y)))
+    return project.night(expect=3)
+
+
+def serves(project: Project) -> str:
+    return json.loads(project.nightshift("status", "--json").stdout)["serving"]["mnist-mlp"]["serving"]
+
+
+def is_clean(project: Project) -> bool:
+    return "up to date" in project.run("dvc", "status").stdout and project.git("status", "--porcelain") == ""
+
+
+def test_a_night_with_nothing_new_repeats_nothing(quiet):
+    assert [one["ran"] for one in quiet["data_sets"] + quiet["models"]] == [[], []]
+    assert quiet["commits"] == []
+
+
+def test_a_worse_model_meets_the_first_nights_champion_and_stays_behind(project, champion, worse):
+    (data,), (model,) = worse["data_sets"], worse["models"]
+    assert data["verdict"] in ("pass", "warn")
+    assert model["state"] == "success"
+    assert model["verdict"] == "fail"
+    assert model["deploy"] == "not_passed"
+    assert model["release"] != champion
+    assert serves(project) == champion
+    pinned = json.loads((project.root / "champions" / "mnist-mlp.json").read_text())
+    assert pinned["digest"] == champion
+    (order,) = json.loads(project.nightshift("history", "mnist-mlp", "--json").stdout)
+    assert order["digest"] == champion
+
+
+def test_after_a_challenger_that_did_not_pass_the_report_opens_and_running_again_repeats_nothing(
+    project, worse, champion
+):
+    report = project.root / "artifacts" / "decisions" / "mnist-mlp" / "report.html"
+    assert "fail" in report.read_text()
+    assert is_clean(project)
+    again = project.night()
+    assert [one["ran"] for one in again["data_sets"] + again["models"]] == [[], []]
+    assert again["commits"] == []
+    assert serves(project) == champion
+
+
+def test_a_refused_day_is_held_and_nothing_of_it_is_recorded(project, worse, refused, champion):
+    (data,) = refused["data_sets"]
+    assert data["state"] == "held"
+    assert data["verdict"] == "refuse"
+    assert any("2026-01-03" in line for line in data["held"] + data["failed"] + [data["why"]])
+    assert refused["models"] == []
+    assert refused["commits"] == []
+    assert is_clean(project)
+    assert serves(project) == champion
+
+
+def test_after_a_refused_night_its_report_opens(project, refused):
+    (data,) = refused["data_sets"]
+    assert "<html" in (project.root / data["report"]).read_text()
+
+
+def test_running_again_after_a_refused_day_repeats_nothing_and_still_says_so(project, refused):
+    again = project.night()
+    (data,) = again["data_sets"]
+    assert data["state"] == "success"
+    assert (data["taken"], data["ran"]) == ([], [])
+    assert [line[:10] for line in data["held"]] == ["2026-01-03"]
+
+
+def test_the_good_days_after_a_refused_one_are_taken_in_one_night(project, refused, digits):
+    """Two nights were missed: the one that runs takes both days."""
+    for day, date in (("day4", "2026-01-04"), ("day5", "2026-01-05")):
+        project.land(f"date={date}/train.parquet", parquet(*digits[day]))
+    night = project.night()
+    (data,) = night["data_sets"]
+    assert [line[:10] for line in data["taken"]] == ["2026-01-04", "2026-01-05"]
+    assert [line[:10] for line in data["held"]] == ["2026-01-03"]
+    assert data["rows"] == 1100 + 600 * 3
+    assert is_clean(project)
+
+
+def test_a_held_day_whose_files_were_replaced_is_taken(project, refused, digits):
+    project.remove("date=2026-01-03/")
+    project.land("date=2026-01-03/train.parquet", parquet(*digits["day3"]))
+    (data,) = project.night()["data_sets"]
+    assert [line[:10] for line in data["taken"]] == ["2026-01-03"]
+    assert data["held"] == []
+
+
+def test_params_with_an_unknown_key_stop_a_night_before_anything_runs(project, champion):
+    text = (project.root / "params.yaml").read_text()
+    (project.root / "params.yaml").write_text(text.replace("epochs: ", "epoch: "))
+    try:
+        done = project.nightshift("night", "--no-land", check=False)
+    finally:
+        (project.root / "params.yaml").write_text(text)
+    assert done.returncode == 2
+    assert "models.mnist-mlp.train.epoch is unknown; did you mean epochs?" in done.stderr
+
+
+def test_nothing_secret_is_in_what_the_nights_left(project, champion):
+    """Neither in Git, nor in the journals, nor in Airflow's task logs."""
+    secrets = project.stack.secrets
+    words = [key["secret"] for key in secrets["s3"]["keys"].values()] + [secrets["airflow"]["password"]]
+    tracked = project.git("log", "-p", "--all")
+    work = project.stack.s3.client("admin")
+    keys = [
+        found["Key"]
+        for page in work.get_paginator("list_objects_v2").paginate(Bucket="nightshift-work", Prefix="runs/")
+        for found in page.get("Contents", [])
+        if found["Key"].endswith(".json")
+    ]
+    texts = [tracked] + [work.get_object(Bucket="nightshift-work", Key=key)["Body"].read().decode() for key in keys]
+    texts += [
+        log.read_text(errors="replace") for log in (project.root / ".nightshift" / "airflow" / "logs").rglob("*.log")
+    ]
+    assert len(texts) > 50
+    assert [word for word in words for text in texts if word in text] == []
