@@ -29,6 +29,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("dvc.yaml", "params.yaml", "data.dvc"):
         shutil.copy(ROOT / name, root / name)
     git(root, "init", "--quiet", "--initial-branch=main")
+    git(root, "add", "dvc.yaml", "params.yaml", "data.dvc")
+    git(root, "-c", "user.name=A Person", "-c", "user.email=a@b", "commit", "--quiet", "-m", "Begin")
     yield root
     lifecycle.down(root, print)
 
