@@ -28,7 +28,8 @@ def accept(dataset: str, dag: str, run: str) -> Receipt:
     verdict = _verdict(journal, base, f"artifacts/validations/{dataset}/verdict.json")
     if verdict["verdict"] != "refuse":
         return Receipt("done", f"{dataset}: {verdict['verdict']}", {"verdict": verdict})
-    reason = "; ".join(str(reason) for reason in verdict.get("reasons", [])) or "validation refused the snapshot"
+    refused = [failure["message"] for failure in verdict["failed"] if failure["severity"] == "critical"]
+    reason = "; ".join(refused) or "validation refused the snapshot"
     taken = (journal.get(f"ingest/{dataset}.json") or {}).get("taken", [])
     for day in taken:
         held = {

@@ -129,6 +129,6 @@ def _receipt(dataset: str, fragment: dict[str, Any], report: dict[str, Any]) -> 
     message = f"took {days}" if days else "nothing new has landed"
     if held := report.get("held"):
         message += f"; held back: {', '.join(day['date'] for day in held)}"
-    shown = {"taken", "held", "rows", "skipped_after_until"}
+    shown = {"taken", "held", "left_out", "rows", "quarantined", "skipped_after_until", "stale"}
     details = {key: value for key, value in report.items() if key in shown}
     return Receipt(fragment["outcome"], f"{dataset}: {message}", details)

@@ -9,5 +9,6 @@ out = Path("artifacts/validations", key)
 (out / "details").mkdir(parents=True, exist_ok=True)
 (out / "details" / "numbers.json").write_text(json.dumps(numbers))
 bad = [n for n in numbers if n > largest]
-verdict = {"verdict": "refuse" if bad else "pass", "rows": len(numbers), "reasons": [f"{n} is too large" for n in bad]}
+failed = [{"severity": "critical", "message": f"{n} is too large"} for n in bad]
+verdict = {"verdict": "refuse" if bad else "pass", "rows": len(numbers), "failed": failed}
 (out / "verdict.json").write_text(json.dumps(verdict))
