@@ -47,11 +47,12 @@ def fit(
     change = partial(_augment, augment, params.augment) if params.augment else None
     batches = Batches(data.x, data.y, params.batch_size, seed=params.seed, augment=change)
     training = Training(classifier, loss, params, steps=len(batches) * params.epochs)
-    epochs, best = Epochs(), int(params.patience is not None)
-    keep = ModelCheckpoint(checkpoints, "best", "val/accuracy", mode="max", save_top_k=best, save_last=True)
-    callbacks: list[Callback] = [RandomState(), epochs, keep]
+    epochs, best = Epochs(), ModelCheckpoint(checkpoints, "best", "val/accuracy", mode="max")
+    callbacks: list[Callback] = [RandomState(), epochs]
     if params.patience is not None:
-        callbacks.append(Patience(params.patience))
+        callbacks += [Patience(params.patience), best]
+    # After the others, whose state it holds. Its own save_last would skip epochs that are not among the best.
+    callbacks.append(ModelCheckpoint(checkpoints, "last", enable_version_counter=False))
     trainer = pl.Trainer(
         max_epochs=params.epochs,
         accelerator=accelerator,
@@ -67,7 +68,7 @@ def fit(
     last = _last(checkpoints)
     trainer.fit(training, batches, Batches(data.val_x, data.val_y, VAL_BATCH), ckpt_path=last, weights_only=True)
     if params.patience is not None:
-        training.load_state_dict(torch.load(keep.best_model_path, weights_only=True)["state_dict"])
+        training.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     classifier.cpu().eval()
     return epochs.rows
 

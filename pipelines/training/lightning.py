@@ -16,7 +16,8 @@ from pipelines.params.train import Train
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 # Tips, devices that are not there and a deprecation inside Lightning itself would drown the lines of the epochs.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+warnings.filterwarnings("ignore", message=".*LeafSpec")
+warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 FIGURES = ("train/loss", "val/loss", "val/accuracy")
 

@@ -1,0 +1,70 @@
+"""A checkout with prepared rows that a model learns in a second: images of one color, labeled by it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from pipelines.families import cnn
+from pipelines.tasks.image_classification import module
+from pipelines.training.export import export
+from tests.pipelines.small import ROOT
+
+LABELS = ["red", "green", "blue"]
+SHAPE = [12, 12, 3]
+MODEL = "cifar10-cnn"
+
+
+def rows(folder: Path, count: int, seed: int) -> dict[str, Any]:
+    """Writes a split as prepare does; gives its entry in dataset.json."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, len(LABELS), count)
+    x = rng.integers(0, 120, (count, *SHAPE), np.uint8)
+    x[np.arange(count), :, :, y] += 60
+    folder.mkdir(parents=True)
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
+    (folder / "keys.txt").write_text("".join(f"{seed:032x}{i:032x}\n" for i in range(count)))
+    return {"rows": count, "sha256": f"{seed:064x}"}
+
+
+def checkout(root: Path, *, labels: Sequence[str] = LABELS, **train: Any) -> Path:
+    """A folder with the code, the parameters (``train`` replaces some of the training's) and prepared rows."""
+    root.mkdir(parents=True)
+    shutil.copytree(ROOT / "pipelines", root / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["models"][MODEL]["train"].update({"epochs": 8, "batch_size": 16} | train)
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    data = root / "artifacts" / "datasets" / "cifar10"
+    splits = {
+        "train": rows(data / "train", 100, 1),
+        "val": rows(data / "val", 30, 2),
+        "test": rows(data / "test", 60, 3),
+    }
+    described = {"labels": list(labels), "shape": SHAPE, "days": ["2026-01-01", "2026-01-02"], "splits": splits}
+    (data / "dataset.json").write_text(json.dumps(described))
+    champion(root, None)
+    return root
+
+
+def champion(root: Path, digest: str | None) -> None:
+    (root / "champions").mkdir(exist_ok=True)
+    (root / "champions" / f"{MODEL}.json").write_text(json.dumps({"digest": digest, "looks": 0}))
+
+
+def make_model(folder: Path, seed: int) -> None:
+    """What train leaves in ``folder``, of a model that was never trained; another seed is another model."""
+    torch.manual_seed(seed)
+    classifier = module.module(cnn.build, SHAPE, LABELS)
+    classifier.mean.fill_(100.0)
+    classifier.std.fill_(40.0)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.contiguous() for name, t in classifier.state_dict().items()}, folder / "weights.safetensors")
+    example = torch.zeros((2, *SHAPE), dtype=torch.uint8)
+    export(module.Served(classifier), example, ["image"], ["probabilities"], folder / "model.onnx")

@@ -1,0 +1,204 @@
+"""Evaluate: figures that can be checked by hand, and an opponent that is what its digest says or no opponent."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow.parquet as pq
+import pytest
+from onnx import numpy_helper
+
+from nightshift.releases import manifest as manifests
+from nightshift.releases.errors import ReleaseCorrupt, ReleaseError, ReleaseUnknown
+from pipelines import evaluate, gate, package, publish
+from pipelines.params.section import ParamsError
+from pipelines.tasks.image_classification.score import paired, score, wilson
+from tests.pipelines.models import LABELS, MODEL, champion, checkout, make_model
+
+# --- figures
+
+
+def test_the_figures_of_four_rows_are_those_of_paper_and_pencil() -> None:
+    answers = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2], [0.3, 0.7]])
+    found = score(answers, np.array([0, 0, 0, 1]), ["no", "yes"], 2)
+    assert found["accuracy"] == 0.75
+    assert found["confusion"] == [[2, 1], [0, 1]]
+    assert found["per_class"] == [
+        {"label": "no", "rows": 3, "precision": 1.0, "recall": 0.666667, "f1": 0.8},
+        {"label": "yes", "rows": 1, "precision": 0.5, "recall": 1.0, "f1": 0.666667},
+    ]
+    assert found["macro_f1"] == pytest.approx(0.733333, abs=2e-6)
+    assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean(), abs=1e-6)
+    assert found["calibration"] == [{"bin": 1, "confidence": 0.75, "accuracy": 0.75, "rows": 4}]
+    assert found["ece"] == 0.0
+
+
+def test_a_model_that_is_sure_and_wrong_is_badly_calibrated() -> None:
+    assert score(np.array([[1.0, 0.0]] * 4), np.array([1, 1, 1, 0]), ["a", "b"], 10)["ece"] == 0.75
+
+
+def test_a_class_that_never_appears_has_figures() -> None:
+    row = score(np.array([[0.9, 0.05, 0.05]]), np.array([0]), ["a", "b", "c"], 10)["per_class"][2]
+    assert (row["rows"], row["precision"], row["recall"], row["f1"]) == (0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "interval"), [(8, 10, (0.4902, 0.9433)), (0, 10, (0.0, 0.2775)), (6852, 10_000, (0.6760, 0.6942))]
+)
+def test_the_interval_of_a_share_is_wilsons(correct: int, n: int, interval: tuple[float, float]) -> None:
+    assert wilson(correct, n) == pytest.approx(interval, abs=1e-4)
+
+
+def test_rows_are_counted_in_pairs() -> None:
+    y = np.array([0, 0, 0, 0, 1])
+    found = paired(np.array([0, 1, 0, 1, 1]), np.array([0, 0, 1, 1, 1]), y)
+    assert found == {"both_right": 2, "b": 1, "c": 1, "both_wrong": 1}
+
+
+# --- the stage
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models that were never trained."""
+    folder = tmp_path_factory.mktemp("made")
+    for seed in (0, 1):
+        make_model(folder / str(seed), seed)
+    return folder
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout whose trained model is the first, without settings; it is the working directory."""
+    found = checkout(tmp_path / "checkout")
+    shutil.copytree(made / "0", found / "artifacts/models" / MODEL)
+    for name in ("NIGHTSHIFT_REGISTRY", "NIGHTSHIFT_WORK", "NIGHTSHIFT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(found)
+    return found
+
+
+def judged(root: Path) -> dict[str, Any]:
+    evaluate.main(MODEL)
+    found: dict[str, Any] = json.loads((root / f"artifacts/evaluations/{MODEL}/metrics.json").read_text())
+    return found
+
+
+def served(root: Path, made: Path, seed: int) -> str:
+    """Publishes a model and makes it the champion; its digest."""
+    shutil.copytree(made / str(seed), root / "artifacts/models" / MODEL, dirs_exist_ok=True)
+    champion(root, None)
+    for stage in (evaluate, gate, package, publish):
+        stage.main(MODEL)
+    digest: str = json.loads((root / f"artifacts/receipts/{MODEL}.json").read_text())["digest"]
+    champion(root, digest)
+    shutil.copytree(made / "0", root / "artifacts/models" / MODEL, dirs_exist_ok=True)
+    return digest
+
+
+def test_the_first_model_has_no_opponent(root: Path) -> None:
+    found = judged(root)
+    assert (found["opponent"], found["champion"], found["paired"], found["same_program"]) == (None, None, None, False)
+    assert found["rows"] == 60
+    assert found["program"]["argmax_changes"] == 0
+    assert found["program"]["max_difference"] < 1e-5
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+
+
+def test_challenger_and_champion_meet_on_the_same_rows(root: Path, made: Path) -> None:
+    digest = served(root, made, 1)
+    found = judged(root)
+    assert found["opponent"] == digest
+    assert sum(found["paired"].values()) == 60
+    assert found["champion"]["accuracy"] != found["accuracy"]
+    difference = (found["paired"]["c"] - found["paired"]["b"]) / 60
+    assert difference == pytest.approx(found["accuracy"] - found["champion"]["accuracy"], abs=2e-6)
+
+    table = pq.read_table(root / f"artifacts/evaluations/{MODEL}/details/predictions.parquet")
+    assert table.column_names == ["key", "label", "challenger", "champion", "probabilities"]
+    rows = table.to_pylist()
+    assert [row["key"] for row in rows] == (root / "artifacts/datasets/cifar10/test/keys.txt").read_text().split()
+    assert all(LABELS[int(np.argmax(row["probabilities"]))] == row["challenger"] for row in rows)
+    right = sum(row["champion"] == row["label"] for row in rows)
+    assert right == found["paired"]["both_right"] + found["paired"]["b"]
+
+
+def test_the_champion_that_is_the_challenger_is_recognised(root: Path, made: Path) -> None:
+    served(root, made, 0)
+    found = judged(root)
+    assert found["same_program"]
+    assert found["paired"]["b"] == found["paired"]["c"] == 0
+
+
+def test_a_champion_that_this_registry_lacks_is_named_with_the_way_out(root: Path) -> None:
+    champion(root, "ab" * 32)
+    with pytest.raises(ReleaseUnknown) as error:
+        evaluate.main(MODEL)
+    said = str(error.value)
+    assert "ab" * 32 in said
+    assert str(root / ".nightshift/registry") in said
+    assert "NIGHTSHIFT_REGISTRY" in said
+    assert not (root / "artifacts/evaluations").exists()
+
+
+def test_a_corrupt_champion_is_refused(root: Path, made: Path) -> None:
+    digest = served(root, made, 1)
+    program = root / ".nightshift/registry/releases" / MODEL / digest / "model.onnx"
+    program.write_bytes(program.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ReleaseCorrupt, match=r"model\.onnx"):
+        evaluate.main(MODEL)
+    assert not list((root / ".nightshift/releases").rglob("model.onnx")), "a corrupt copy must not stay"
+
+
+def test_a_copy_that_was_corrupted_later_is_fetched_again(root: Path, made: Path) -> None:
+    digest = served(root, made, 1)
+    before = judged(root)
+    copy = root / ".nightshift/releases" / MODEL / digest / "model.onnx"
+    copy.write_bytes(b"damaged")
+    assert judged(root) == before
+    manifests.verify(copy.parent)
+
+
+def test_a_champion_with_other_labels_cannot_be_compared(root: Path, made: Path) -> None:
+    served(root, made, 1)
+    described = root / "artifacts/datasets/cifar10/dataset.json"
+    described.write_text(described.read_text().replace('"blue"', '"azure"'))
+    with pytest.raises(ReleaseError, match="other labels"):
+        evaluate.main(MODEL)
+
+
+def test_a_program_that_is_not_its_weights_is_told_apart_and_fails(root: Path, made: Path) -> None:
+    shutil.copyfile(made / "1/model.onnx", root / "artifacts/models" / MODEL / "model.onnx")
+    found = judged(root)
+    assert found["program"]["argmax_changes"] > 0
+    assert found["program"]["max_difference"] > 1e-3
+    gate.main(MODEL)
+    assert json.loads((root / f"artifacts/decisions/{MODEL}/decision.json").read_text())["verdict"] == "fail"
+
+
+def test_answers_that_are_not_numbers_fail_and_the_files_stay_json(root: Path) -> None:
+    path = root / "artifacts/models" / MODEL / "model.onnx"
+    program = onnx.load(path)
+    for tensor in program.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(array, np.nan), tensor.name))
+    onnx.save(program, path)
+    evaluate.main(MODEL)
+    gate.main(MODEL)
+    for name in ("evaluations/{}/metrics.json", "evaluations/{}/details/scores.json", "decisions/{}/decision.json"):
+        text = (root / "artifacts" / name.format(MODEL)).read_text()
+        json.loads(text, parse_constant=lambda word: pytest.fail(f"not JSON: {word}"))
+    decision = json.loads((root / f"artifacts/decisions/{MODEL}/decision.json").read_text())
+    assert decision["verdict"] == "fail"
+    assert "Some probabilities are not finite numbers." in decision["reasons"]
+
+
+def test_a_misspelt_key_is_answered_with_the_right_one(root: Path) -> None:
+    file = root / "params.yaml"
+    file.write_text(file.read_text().replace("max_difference", "max_diference"))
+    with pytest.raises(ParamsError, match=r"max_diference is unknown; did you mean max_difference\?"):
+        evaluate.main(MODEL)
