@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ class EngineOperator(BaseOperator):
             for event in happened
         ]
         arguments = ["--conf", json.dumps(dict(context["params"])), "--events", json.dumps(events)]
-        if run.data_interval_end:
-            arguments += ["--until", run.data_interval_end.date().isoformat()]
+        if run.data_interval_end:  # the day on which a night runs is not complete
+            arguments += ["--until", (run.data_interval_end - timedelta(days=1)).date().isoformat()]
         return arguments
 
 

@@ -188,8 +188,11 @@ def tell(stack: Stack, followed: list[Followed], objects: Objects, waiting: list
 
 
 def checkout_data(root: Path) -> str:
-    """The data and results that the record names, out of the shared cache into the checkout; why not, if not."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "pull", "--quiet"], cwd=root, capture_output=True, text=True, check=False
-    )
+    """The data and results that the record names, out of the shared cache into the checkout; why not, if not.
+
+    Asked for by name: `dvc pull` alone fails as long as one stage was never recorded.
+    """
+    recorded = lock.load((root / "dvc.lock").read_bytes())["stages"] if (root / "dvc.lock").exists() else {}
+    pull = [sys.executable, "-m", "dvc", "pull", "--quiet", "data.dvc", *recorded]
+    done = subprocess.run(pull, cwd=root, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else f"dvc pull: {done.stderr.strip()}"

@@ -98,7 +98,7 @@ class Told:
 
     def output(self, path: str) -> dict[str, Any]:
         """A stage's JSON output as this run left it; empty when there is none."""
-        return json.loads(self._read(path) or b"{}")  # type: ignore[no-any-return]
+        return json.loads(self._read(path) or b"{}")
 
     def page(self, path: str, folder: Path) -> str:
         """A stage's page as this run left it, copied to where a browser opens it; empty when there is none.
