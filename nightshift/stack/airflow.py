@@ -19,7 +19,7 @@ import httpx
 from nightshift.errors import NightshiftError
 from nightshift.stack import repository
 from nightshift.stack.processes import port_is_free, taken_port
-from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, TASK_LOGS, Stack, inherited, write_private
+from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, Stack, inherited, write_private
 
 API, SCHEDULER, DAG_PROCESSOR = "airflow-api-server", "airflow-scheduler", "airflow-dag-processor"
 PROCESSES = (API, SCHEDULER, DAG_PROCESSOR)
@@ -31,7 +31,9 @@ START_PATIENCE_S = 180  # a cold start takes 20 s a process on an idle machine, 
 
 
 def command(name: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "airflow", name.removeprefix("airflow-")]
+    started = [sys.executable, "-P", "-m", "airflow", name.removeprefix("airflow-")]
+    # Its server of task logs would listen on every address; here the api-server reads the files themselves.
+    return [*started, "--skip-serve-logs"] if name == SCHEDULER else started
 
 
 def environment(stack: Stack, name: str = API) -> dict[str, str]:
@@ -59,7 +61,7 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
             "instance_name": "Nightshift",
         },
         "api_auth": {"jwt_secret": secrets["jwt_secret"]},
-        "logging": {"colored_console_log": False, "worker_log_server_port": stack.ports[TASK_LOGS]},
+        "logging": {"colored_console_log": False},
         "scheduler": {
             "scheduler_idle_sleep_time": 0.5,
             # A killed task or scheduler is noticed within half a minute, not five.

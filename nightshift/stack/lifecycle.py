@@ -20,7 +20,7 @@ from nightshift.errors import NightshiftError
 from nightshift.stack import airflow, endpoint, repository
 from nightshift.stack import s3 as s3_server
 from nightshift.stack.processes import port_is_free, taken_port
-from nightshift.stack.settings import PORT_VARIABLES, S3, TASK_LOGS, Stack, write_private
+from nightshift.stack.settings import PORT_VARIABLES, S3, Stack, write_private
 
 Say = Callable[[str], None]
 NAMES = {S3: "the S3 server", endpoint.NAME: "the endpoint", **{name: name for name in airflow.PROCESSES}}
@@ -36,8 +36,7 @@ def up(root: Path, say: Say) -> Stack:
         stack = Stack.load(root, os.environ)
         stack.processes.rotate()
         if not stack.processes.running(airflow.SCHEDULER):
-            stack.processes.kill_strays()  # a killed scheduler's tasks still hold its ports
-            stack = stack.with_free([TASK_LOGS])
+            stack.processes.kill_strays()
         repository.make(root, stack.repository)
         _push(root, say)
         stack = _start_s3(stack, say)

@@ -25,8 +25,6 @@ PORT_VARIABLES = {
     S3: ("NIGHTSHIFT_S3_PORT", 8333),
     ENDPOINT: ("NIGHTSHIFT_ENDPOINT_PORT", 8000),
 }
-TASK_LOGS = "airflow.task-logs"
-INNER_PORTS = (TASK_LOGS, *s3.INNER_PORTS)
 
 # All that a process of the stack inherits from the shell that typed `up`: no token, key or secret of the person's.
 INHERITED = {
@@ -70,10 +68,10 @@ class Stack:
             raise NightshiftError(
                 f"Two services have the same port: {ports}", "set NIGHTSHIFT_AIRFLOW_PORT, _S3_PORT, _ENDPOINT_PORT"
             )
-        missing = [name for name in INNER_PORTS if name not in kept or kept[name] in ports.values()]
+        missing = [name for name in s3.INNER_PORTS if name not in kept or kept[name] in ports.values()]
         taken = {*ports.values(), *kept.values()}
         picked = dict(zip(missing, free_ports(len(missing), taken), strict=True))
-        ports |= {name: picked.get(name) or kept[name] for name in INNER_PORTS}
+        ports |= {name: picked.get(name) or kept[name] for name in s3.INNER_PORTS}
         secrets = _read(home / "secrets.json") or {
             "s3": s3.new_secrets(),
             "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
