@@ -35,18 +35,20 @@ class Airflow:
         self._http.headers["Authorization"] = f"Bearer {answer['access_token']}"
 
     def _send(self, method: str, path: str, **options: Any) -> Any:
-        for patience in (1, 3, 0):  # a busy api-server answers late; what is asked for here may be asked again
-            try:
-                answer = self._http.request(method, path, **options)
-                break
-            except httpx.TransportError as error:
-                if not patience or method == "POST":
-                    raise NightshiftError(f"Airflow at {self.url} does not answer: {error}", "nightshift up") from None
-                time.sleep(patience)
+        answer = self._ask(method, path, **options)
         if answer.is_error:
-            detail = _detail(answer)
-            raise NightshiftError(f"Airflow said {answer.status_code} to {method} {path}: {detail}")
+            raise NightshiftError(f"Airflow said {answer.status_code} to {method} {path}: {_detail(answer)}")
         return answer.json() if answer.content else None
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        patience = [0.2, 1, 3]  # a busy api-server answers late, or hangs up; only what changes nothing is asked again
+        while True:
+            try:
+                return self._http.request(method, path, **options)
+            except httpx.TransportError as error:
+                if not patience or method != "GET":
+                    raise NightshiftError(f"Airflow at {self.url} does not answer: {error}", "nightshift up") from None
+                time.sleep(patience.pop(0))
 
     def scheduler_is_well(self) -> bool:
         """Whether Airflow has heard its scheduler lately."""
@@ -136,11 +138,9 @@ class Airflow:
 
         Airflow 3.3.2 answers 500 while one of them is queued (its model wants a start date): none is known then.
         """
-        path = "/api/v2/assets/events"
-        answer = self._http.get(path, params={"source_dag_id": run.dag, "source_run_id": run.id, "limit": 100})
-        if answer.is_server_error:
-            return []
-        events = answer.raise_for_status().json()["asset_events"]
+        wanted = {"source_dag_id": run.dag, "source_run_id": run.id, "limit": 100}
+        answer = self._ask("GET", "/api/v2/assets/events", params=wanted)
+        events = [] if answer.is_server_error else answer.raise_for_status().json()["asset_events"]
         return [Run(made["dag_id"], made["run_id"]) for event in events for made in event["created_dagruns"]]
 
     def fail(self, run: Run) -> None:
