@@ -26,6 +26,7 @@ install: .venv/.installed ## .venv with the locked packages
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q nightshift pipelines dags plugins
+	@mkdir -p $$(sed -n 's/^  path: //p' data.dvc)  # an empty snapshot has its folders, so that `dvc repro` can say what to type
 	@mv .venv/.installing .venv/.installed
 	@touch .venv/.installed
 

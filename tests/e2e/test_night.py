@@ -71,6 +71,19 @@ def test_the_figures_are_there_for_dvc(project, first):
     assert "epochs.csv" in project.run("dvc", "plots", "show", "--json").stdout
 
 
+def test_a_clone_that_has_had_no_night_says_what_to_type(project, tmp_path):
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(project.root), str(clone)], check=True)
+    subprocess.run(["git", "checkout", "--quiet", ":/The template"], cwd=clone, check=True)
+    for dataset in ("mnist", "profiles/mnist"):
+        (clone / "data" / dataset).mkdir(parents=True)  # as the installation does
+    done = subprocess.run(
+        ["dvc", "repro"], cwd=clone, env=dict(project.env), capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "type `make night`" in done.stdout + done.stderr
+
+
 def test_the_second_night_repeats_nothing(project, first):
     """Also: it commits nothing, and the model that serves goes on."""
     head = project.git("rev-parse", "HEAD")

@@ -24,7 +24,7 @@ except SystemExit as ended:
     assert not ended.code, ended.code
 opened |= {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
 paths = {os.path.relpath(path) for path in opened if path and os.path.isfile(path)}
-print(json.dumps(sorted(path for path in paths if not path.startswith(".."))))
+print(json.dumps(sorted(path for path in paths if not path.startswith("..") and "__pycache__" not in path)))
 """
 
 
