@@ -33,7 +33,7 @@ class Project:
     root: Path
     env: Mapping[str, str]
 
-    def run(self, *command: str, check: bool = True, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 800) -> subprocess.CompletedProcess[str]:
         """A command in the checkout; its output is shown when it fails."""
         done = subprocess.run(
             command, cwd=self.root, env=dict(self.env), capture_output=True, text=True, timeout=timeout, check=False

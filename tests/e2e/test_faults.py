@@ -12,7 +12,7 @@ import pytest
 from nightshift.stack.runs import Airflow
 from tests.e2e.conftest import Project, parquet
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def epochs_seen(project: Project, least: int) -> bool:
 
 
 def ended(night: subprocess.Popen[str]) -> dict:
-    out, err = night.communicate(timeout=280)
+    out, err = night.communicate(timeout=600)
     assert night.returncode == 0, err[-5000:]
     return json.loads(out)
 
@@ -90,7 +90,7 @@ def test_the_endpoint_killed_in_a_night_is_back_in_the_next_one_with_the_new_mod
     until(lambda: epochs_seen(slow, 5))
     for pid in processes(slow, "nightshift serve") + processes(slow, "nightshift.cli.main serve"):
         os.kill(pid, signal.SIGKILL)
-    night.communicate(timeout=280)
+    night.communicate(timeout=600)
     again = slow.night()
     assert again["models"][0]["ran"] == []
     assert json.loads(slow.nightshift("status", "--json").stdout)["serving"]["mnist-mlp"]["serving"]
@@ -131,7 +131,7 @@ def test_a_dead_scheduler_is_named_while_a_night_waits_for_it(slow: Project):
     until(lambda: airflow.active("ingest_mnist"))
     for pid in processes(slow, "airflow scheduler"):
         os.kill(pid, signal.SIGKILL)
-    _, err = night.communicate(timeout=200)
+    _, err = night.communicate(timeout=300)
     assert night.returncode == 1
     assert "scheduler" in err
     assert "nightshift night" in err

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.conftest import Project, parquet
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
