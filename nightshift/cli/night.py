@@ -56,20 +56,20 @@ def night(
 
     airflow = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
     wait_for_dags(airflow, tip, stack)
-    conf = {"until": until, "rerun": rerun, "reason": reason}
-    first = [name for name in sorted(airflow.dags()) if name.startswith("ingest_")]
+    paused = {name for name, dag in airflow.dags().items() if dag["is_paused"]}
+    waiting += [f"{name} is paused: unpause it at {stack.airflow_url}/dags/{name}" for name in sorted(paused)]
     runs = []
-    for name in first:
-        if airflow.dags()[name]["is_paused"]:
-            waiting.append(f"{name} is paused: unpause it at {stack.airflow_url}/dags/{name}")
-        else:
-            runs.append(airflow.trigger(name, conf))
-    followed = follow(airflow, runs, console)
-    waiting += [
-        f"{name} is paused: unpause it at {stack.airflow_url}/dags/{name}"
-        for name, dag in airflow.dags().items()
-        if dag["is_paused"] and name not in first
-    ]
+    for name in sorted(set(airflow.dags()) - paused):
+        if not name.startswith("ingest_"):
+            continue  # a model's run is started by its data set's asset
+        if airflow.active(name):
+            console.print(f"[yellow]note:[/] {name} has a run that has not ended; this night's waits behind it")
+        runs.append(airflow.trigger(name, {"until": until, "rerun": rerun, "reason": reason}))
+    try:
+        followed = follow(airflow, runs, console)
+    except KeyboardInterrupt:
+        console.print(f"No longer followed; the night goes on in Airflow: {stack.airflow_url}")
+        raise typer.Exit(130) from None
     told = tell(stack, followed, objects, waiting)
     if json:
         sys.stdout.write(told.json() + "\n")

@@ -143,10 +143,6 @@ class Airflow:
         events = [] if answer.is_server_error else answer.raise_for_status().json()["asset_events"]
         return [Run(made["dag_id"], made["run_id"]) for event in events for made in event["created_dagruns"]]
 
-    def fail(self, run: Run) -> None:
-        """Ends a run that a person gave up on."""
-        self._send("PATCH", f"/api/v2/dags/{run.dag}/dagRuns/{run.id}", json={"state": "failed"})
-
 
 def _detail(answer: httpx.Response) -> str:
     """The part of Airflow's error that a person can use: before the schema that was violated."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,15 @@ class Project:
         s3 = self.stack.s3.client("admin")
         for found in s3.list_objects_v2(Bucket="nightshift-landing", Prefix=f"mnist/{prefix}").get("Contents", []):
             s3.delete_object(Bucket="nightshift-landing", Key=found["Key"])
+
+
+def until(condition, patience: float = 150):
+    """What ``condition`` answers, once that is something."""
+    deadline = time.monotonic() + patience
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.2)
+    return found
 
 
 def parquet(images: np.ndarray, labels: list[str]) -> bytes:

@@ -4,13 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from nightshift.stack.runs import Airflow
-from tests.e2e.conftest import Project, parquet
+from tests.e2e.conftest import Project, parquet, until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
@@ -44,14 +43,6 @@ def processes(project: Project, words: str) -> list[int]:
             continue
         if entry.name.isdigit() and here and words in command and "pytest" not in command:
             found.append(int(entry.name))
-    return found
-
-
-def until(condition, patience: float = 150):
-    deadline = time.monotonic() + patience
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.2)
     return found
 
 

@@ -1,12 +1,15 @@
 """Nights one after another: a worse model, a refused day and the good day after it, replaced files."""
 
+import datetime
 import json
 import random
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Project, parquet
+from nightshift.engine.journal import safe
+from nightshift.stack.runs import ENDED, Airflow, Run
+from tests.e2e.conftest import Project, parquet, until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
@@ -156,3 +159,52 @@ def test_nothing_secret_is_in_what_the_nights_left(project, champion):
     ]
     assert len(texts) > 50
     assert [word for word in words for text in texts if word in text] == []
+
+
+def test_a_dag_that_a_person_paused_is_named_and_not_waited_for(project, champion):
+    stack = project.stack
+    airflow = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
+    airflow._send("PATCH", "/api/v2/dags/train_mnist-mlp", json={"is_paused": True})  # as the switch in the UI does
+    try:
+        night = project.night()
+    finally:
+        airflow._send("PATCH", "/api/v2/dags/train_mnist-mlp", json={"is_paused": False})
+    assert [line.partition(":")[0] for line in night["waiting"]] == ["train_mnist-mlp is paused"]
+    assert night["models"] == []
+    assert night["data_sets"][0]["state"] == "success"
+
+
+def test_the_schedule_runs_a_night_by_itself(project, champion):
+    """Every minute instead of every night; the data sets' runs start the models' as ever."""
+    stack = project.stack
+    airflow = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
+    project.edit(lambda params: params["schedule"].update(cron="* * * * *"))
+    project.nightshift("up")  # brings the commit to where nights read it
+    project.nightshift("schedule", "on")
+    try:
+        run = until(lambda: next(iter(scheduled(airflow)), None), 180)
+    finally:
+        project.nightshift("schedule", "off")
+    until(lambda: airflow.state(run) in ENDED)
+    assert airflow.state(run) == "success"
+    (model,) = until(lambda: airflow.started_by(run))
+    until(lambda: airflow.state(model) in ENDED)
+    assert airflow.state(model) == "success"
+    base = project.stack.s3.client("admin").get_object(
+        Bucket="nightshift-work", Key=f"runs/ingest_mnist/{safe(run.id)}/base.json"
+    )
+    yesterday = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
+    assert json.loads(base["Body"].read())["until"] == yesterday.isoformat()
+
+
+def scheduled(airflow: Airflow) -> list[Run]:
+    return [run for run in airflow.active("ingest_mnist") if run.id.startswith("scheduled")]
+
+
+def test_a_rerun_computes_every_stage_again_and_finds_the_same_bytes(project, champion):
+    before = (project.root / "dvc.lock").read_bytes()
+    night = project.night("--rerun", "--reason", "to see that nothing depends on the day")
+    assert [one["state"] for one in night["data_sets"] + night["models"]] == ["success", "success"]
+    assert night["models"][0]["ran"] == ["train", "evaluate", "gate", "package", "publish"]
+    assert night["commits"] == []
+    assert (project.root / "dvc.lock").read_bytes() == before
