@@ -88,7 +88,7 @@ def test_an_errors_exit_code_is_the_commands(monkeypatch: pytest.MonkeyPatch, er
 
 
 def test_no_color_switches_colours_off(tmp_path: Path) -> None:
-    assert "\x1b[" in nightshift("status", cwd=tmp_path, FORCE_COLOR="1").stderr
+    assert "\x1b[" in nightshift("status", cwd=tmp_path, FORCE_COLOR="1", TERM="xterm").stderr
     # Bold is no colour; rich keeps it for a terminal.
     assert "\x1b[31" not in nightshift("status", cwd=tmp_path, FORCE_COLOR="1", NO_COLOR="1").stderr
     assert "\x1b[" not in nightshift("status", cwd=tmp_path, NO_COLOR="1").stderr
