@@ -227,7 +227,7 @@ def show(console: Console, summary: Summary) -> None:
             line("serves", f"{short(one.serving)}, ledger entry {one.order}")
     console.print()
     if summary.waiting:
-        line("not run", escape("; ".join(summary.waiting)))
+        line("note", escape("; ".join(summary.waiting)))
     if summary.commits:
         line("committed", escape(summary.commits[0]))
         for commit in summary.commits[1:]:
