@@ -15,7 +15,11 @@ from dvc_operator import EngineOperator
 
 HOME = Path(os.environ["NIGHTSHIFT_HOME"])
 REASON = Param(None, type=["null", "string"], maxLength=500, description="Why, for the record.")
-RERUN = Param(False, type="boolean", description="Compute every stage again; other bytes than before fail the run.")
+RERUN = Param(
+    False,
+    type="boolean",
+    description="Compute every stage again, in the runs that this one starts too; other bytes than before fail the run.",
+)
 UNTIL = Param(
     None, type=["null", "string"], format="date", description="The last day whose data counts; empty: yesterday."
 )

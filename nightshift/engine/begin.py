@@ -32,7 +32,8 @@ def begin(dag: str, run: str, conf: str | None, events: str | None, until: str |
     Raises:
         NightshiftError: the form, params.yaml or the graph is wrong, or the snapshot is not in this remote.
     """
-    asked = _conf(conf)
+    happened = json.loads(events or "[]")
+    asked = _asked(conf, happened)
     day = _day(asked["until"] or until)
     journal = Journal.open(dag, run)
     if base := journal.get("base.json"):
@@ -40,7 +41,7 @@ def begin(dag: str, run: str, conf: str | None, events: str | None, until: str |
         return _receipt(base, "fixed before")
     with Repository.open(setting("NIGHTSHIFT_REPO")) as repository:
         tip = repository.tip(branch())
-        commit = _commit(repository, tip, json.loads(events or "[]"))
+        commit = _commit(repository, tip, happened)
         tree = repository.archive(commit)
         if not journal.store.put_new(journal.prefix + "tree.tar.gz", tree):
             # An attempt that died put it: the tree that stands fixes the commit.
@@ -86,6 +87,15 @@ def _receipt(base: dict[str, Any], word: str) -> Receipt:
     if base["conf"]["rerun"]:
         message += ", every stage computed again"
     return Receipt("done", message, {"commit": base["commit"], "until": base["until"]})
+
+
+def _asked(conf: str | None, events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run's form; a rerun and its reason reach the runs that the first one starts."""
+    asked = _conf(conf)
+    return asked | {
+        "rerun": asked["rerun"] or any(event.get("rerun") for event in events),
+        "reason": asked["reason"] or next((event["reason"] for event in events if event.get("reason")), None),
+    }
 
 
 def _conf(text: str | None) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def record(dag: str, run: str) -> Receipt:
         if not journal.put("record.json", found):
             found = journal.get("record.json") or found
     details = {"commit": found["commit"], "recorded": found["recorded"], "left": found["left"]}
+    details |= {name: base["conf"][name] for name in ("rerun", "reason")}  # for the runs that this one starts
     return Receipt(found["outcome"], found["message"], details)
 
 

@@ -148,3 +148,12 @@ def test_runs_whose_ids_look_alike_in_keys_are_not_mixed(world: World, run: str)
     ran = world.try_engine("begin", *TRAIN, f"{run}+1")
     assert ran.status == 1
     assert "another run id" in ran.output
+
+
+def test_a_rerun_reaches_the_runs_that_it_starts(world: World, run: str) -> None:
+    events = [{"commit": world.tip(), "rerun": True, "reason": "a doubt"}]
+    form = ("--conf", json.dumps({"rerun": False, "reason": None}))
+    ran = world.engine("begin", *TRAIN, run, *form, "--events", json.dumps(events))
+    assert "every stage computed again" in ran.receipt["message"]
+    with world.settings_of():
+        assert world.journal("train_m1", run).base()["conf"]["reason"] == "a doubt"
