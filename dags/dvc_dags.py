@@ -18,7 +18,7 @@ REASON = Param(None, type=["null", "string"], maxLength=500, description="Why, f
 RERUN = Param(
     False,
     type="boolean",
-    description="Compute every stage again, in the runs that this one starts too; other bytes than before fail the run.",
+    description="Compute every stage again, also in the runs that this one starts; other bytes than before fail it.",
 )
 UNTIL = Param(
     None, type=["null", "string"], format="date", description="The last day whose data counts; empty: yesterday."
