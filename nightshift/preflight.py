@@ -117,7 +117,7 @@ def check_port(root: Path, name: str, environ: dict[str, str]) -> Finding:
     if not (text.isdigit() and 0 < int(text) < 65536):
         return Finding(label, False, f"{variable} is {text!r}, no port", "use a number from 1 to 65535")
     port = int(text)
-    if is_free(port):
+    if port_is_free(port):
         return Finding(label, True, f"{port} for {name} ({variable} changes it)")
     if kept.get(key) == port and runs(root, "airflow-api-server" if key == "airflow" else key):
         return Finding(label, True, f"{port} for {name}: this checkout's own runs there")
@@ -125,7 +125,8 @@ def check_port(root: Path, name: str, environ: dict[str, str]) -> Finding:
     return Finding(label, False, words, f"stop it, or choose another: {variable}=<port> make night")
 
 
-def is_free(port: int) -> bool:
+def port_is_free(port: int) -> bool:
+    """Whether ``port`` of loopback can be listened on."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,8 +1,8 @@
 """``python -m pipelines.publish MODEL``: the release is in the registry; nobody is given it.
 
 Content-addressed and create-only, so doing it again changes nothing. Without the right to write the registry, the
-release goes to ``incoming`` of the work bucket, and deploy takes it from there. The receipt names only what a function
-of the release can name, never where it went.
+release goes to ``incoming`` of the work bucket, and deploy publishes the run's package. The receipt names only what a
+function of the release can name, never where it went.
 """
 
 import json

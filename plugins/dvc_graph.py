@@ -33,7 +33,7 @@ PROFILES = "data/profiles/"
 CHAMPION = re.compile(r"champions/(.+)\.json")
 VERDICT = re.compile(r"artifacts/validations/([^/]+)/verdict\.json")
 RECEIPT = re.compile(r"artifacts/receipts/(.+)\.json")
-GRAPH_FILES = ("dvc.yaml", "params.yaml", "data.dvc")
+GRAPH_FILES = ("dvc.yaml", "params.yaml")
 
 
 @dataclass
@@ -189,11 +189,14 @@ def read(home: Path, *, task: tuple[str, str] | None = None) -> dict[str, Any]:
         raise ValueError(f"no rendered graph in {folder} has the task {'.'.join(task)}")
 
     repository, branch = os.environ["NIGHTSHIFT_REPO"], os.environ.get("NIGHTSHIFT_BRANCH", "main")
-    blobs = _run("git", "--git-dir", repository, "rev-parse", *(f"{branch}:{name}" for name in GRAPH_FILES))
-    file = folder / f"{hashlib.sha256(blobs.encode()).hexdigest()[:16]}.json"
+    git = ("git", "--git-dir", repository)
+    blobs = _run(*git, "rev-parse", *(f"{branch}:{name}" for name in GRAPH_FILES))
+    # Of data.dvc only the paths: its hashes change every night, and the graph does not.
+    data = [out["path"] for out in yaml.safe_load(_run(*git, "show", f"{branch}:data.dvc"))["outs"]]
+    file = folder / f"{hashlib.sha256(json.dumps([blobs, data]).encode()).hexdigest()[:16]}.json"
     if not file.exists():
         rendered = json.loads(_run(sys.executable, "-m", "nightshift.engine", "graph", "--rev", branch))
-        params = yaml.safe_load(_run("git", "--git-dir", repository, "show", f"{branch}:params.yaml"))
+        params = yaml.safe_load(_run(*git, "show", f"{branch}:params.yaml"))
         rendered["schedule"] = params.get("schedule")
         folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")

@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 
 from nightshift.errors import NightshiftError
+from nightshift.preflight import port_is_free
 from nightshift.stack import repository
-from nightshift.stack.processes import port_is_free, taken_port
+from nightshift.stack.processes import taken_port
 from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, Stack, inherited, write_private
 
 API, SCHEDULER, DAG_PROCESSOR = "airflow-api-server", "airflow-scheduler", "airflow-dag-processor"

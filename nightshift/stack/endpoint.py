@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 
 from nightshift.errors import NightshiftError
+from nightshift.preflight import port_is_free
 from nightshift.stack.airflow import wait
-from nightshift.stack.processes import port_is_free, taken_port
+from nightshift.stack.processes import taken_port
 from nightshift.stack.settings import ENDPOINT, PORT_VARIABLES, Stack, inherited
 
 NAME = "endpoint"

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from nightshift.errors import NightshiftError
+from nightshift.preflight import port_is_free
 from nightshift.stack import airflow, endpoint, repository
 from nightshift.stack import s3 as s3_server
-from nightshift.stack.processes import port_is_free, taken_port
+from nightshift.stack.processes import taken_port
 from nightshift.stack.settings import PORT_VARIABLES, S3, Stack, write_private
 
 Say = Callable[[str], None]

@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from typing import Any
 import psutil
 
 from nightshift.errors import NightshiftError
+from nightshift.preflight import port_is_free
 
 MARK = "NIGHTSHIFT_STACK"  # in the environment of every process of a stack: the folder that it belongs to
 SETTINGS = ("NIGHTSHIFT_", "AIRFLOW_", "AWS_", "WEED_")
@@ -230,17 +230,6 @@ def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
         if port not in taken and port_is_free(port) and port_is_free(port - 10_000):
             found.append(port)
     return found
-
-
-def port_is_free(port: int) -> bool:
-    """Whether ``port`` of loopback can be listened on."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def port_holder(port: int) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from nightshift.errors import NightshiftError
+from nightshift.preflight import port_is_free
 from nightshift.stack import s3
-from nightshift.stack.processes import Processes, free_ports, port_is_free
+from nightshift.stack.processes import Processes, free_ports
 
 AIRFLOW, S3, ENDPOINT = "airflow", "s3", "endpoint"
 PORT_VARIABLES = {

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nightshift.stack.processes import Processes, free_ports, port_is_free, taken_port
+from nightshift.preflight import port_is_free
+from nightshift.stack.processes import Processes, free_ports, taken_port
 
 # A parent with a child in a session of its own, as a task's stage is.
 FAMILY = """
