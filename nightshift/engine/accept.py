@@ -36,6 +36,7 @@ def accept(dataset: str, dag: str, run: str) -> Receipt:
             "dataset": dataset,
             "date": day["date"],
             "checksum": day["checksum"],
+            "landed": day.get("landed"),
             "reason": reason,
             "dag": dag,
             "run": run,

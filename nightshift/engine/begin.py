@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def begin(dag: str, run: str, conf: str | None, events: str | None, until: str |
     """
     happened = json.loads(events or "[]")
     asked = _asked(conf, happened)
-    day = _day(asked["until"] or until)
+    day = last_day(asked["until"] or until)
     journal = Journal.open(dag, run)
     if base := journal.get("base.json"):
         journal.check(base)
@@ -50,10 +51,8 @@ def begin(dag: str, run: str, conf: str | None, events: str | None, until: str |
         blobs = repository.blobs(commit)
     with workspace(home(), f"{dag}-{run}-begin", tree) as space:
         root = space.root
-        _check_params(root)
+        check_params(root)
         resolved = graph.of_tree(root, blobs, journal.store)
-        data = graph.tracked(root, blobs)
-        data |= {path: graph.first_entry(path) for path in resolved["data"] if path not in data}
         names = plan.mine(resolved, dag)
         if not names:
             raise NightshiftError(f"dvc.yaml at {commit[:12]} has no stage of DAG {dag}", "trigger another DAG")
@@ -64,18 +63,27 @@ def begin(dag: str, run: str, conf: str | None, events: str | None, until: str |
             "branch": branch(),
             "until": day,
             "conf": asked,
-            "remote": remote_url(root / ".dvc" / "config"),
-            "params": _yaml(root / "params.yaml"),
-            "order": list(resolved["stages"]),
-            "data": data,
-            **plan.lay(resolved, names, root, _yaml(root / "dvc.lock"), data),
+            **laid(root, blobs, resolved, names),
         }
-        base["champions"] = {m: (root / plan.CHAMPIONS / f"{m}.json").read_text() for m in base["pin"]}
     for other in resolved["elsewhere"]:
         say(f"not run by nights, because it is not in the root's dvc.yaml: {other}")
-    _check_inputs(base, Objects(base["remote"], home() / "cache"))
+    check_inputs(base, Objects(base["remote"], home() / "cache"))
     journal.put("base.json", base)
     return _receipt(journal.base(), "fixed")  # another attempt may have been faster: its base stands
+
+
+def laid(root: Path, blobs: Mapping[str, str], resolved: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The part of a base that the commit alone decides: the plan of these stages, and what it is read from."""
+    data = graph.tracked(root, blobs)
+    data |= {path: graph.first_entry(path) for path in resolved["data"] if path not in data}
+    found = {
+        "remote": remote_url(root / ".dvc" / "config"),
+        "params": _yaml(root / "params.yaml"),
+        "order": list(resolved["stages"]),
+        "data": data,
+        **plan.lay(resolved, names, root, _yaml(root / "dvc.lock"), data),
+    }
+    return found | {"champions": {m: (root / plan.CHAMPIONS / f"{m}.json").read_text() for m in found["pin"]}}
 
 
 def _yaml(file: Path) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def _wanted(name: str) -> str:
     return {"until": "write it as YYYY-MM-DD", "rerun": "write true or false", "reason": "write a sentence"}[name]
 
 
-def _day(text: str | None) -> str:
+def last_day(text: str | None) -> str:
     """The last day that counts: the one named, else the last complete one (UTC)."""
     if not text:
         return (datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)).isoformat()
@@ -139,7 +147,12 @@ def _commit_of(tree: bytes) -> str:
         return archive.pax_headers["comment"]
 
 
-def _check_params(root: Path) -> None:
+def check_params(root: Path) -> None:
+    """params.yaml of a commit, by the commit's own code.
+
+    Raises:
+        NightshiftError: it is not understood; a line for each mistake.
+    """
     if not (root / "pipelines" / "params" / "__main__.py").exists():
         return
     command = [sys.executable, "-m", "pipelines.params"]
@@ -148,8 +161,12 @@ def _check_params(root: Path) -> None:
         raise NightshiftError((done.stderr + done.stdout).strip(), "mend params.yaml, commit and push it, run again")
 
 
-def _check_inputs(base: dict[str, Any], objects: Objects) -> None:
-    """What the run reads and does not make is in this remote; a listing is put last, so it stands for its files."""
+def check_inputs(base: dict[str, Any], objects: Objects) -> None:
+    """What the run reads and does not make is in this remote; a listing is put last, so it stands for its files.
+
+    Raises:
+        NightshiftError: something is not there; says what, and the way out.
+    """
     made = {out for stage in base["stages"].values() for out in stage["outs"]}
     read = {path for stage in base["stages"].values() for path in stage["generated"]} - made
     for path in sorted(read):

@@ -19,8 +19,8 @@ from nightshift.errors import NightshiftError
 from nightshift.releases.store import Store
 
 
-def of_tree(root: Path, blobs: Mapping[str, str], store: Store) -> dict[str, Any]:
-    """The graph of the commit whose tree is in ``root`` and whose files have these blob ids."""
+def of_tree(root: Path, blobs: Mapping[str, str], store: Store, *, keep: bool = True) -> dict[str, Any]:
+    """The graph of the commit whose tree is in ``root`` and whose files have these blob ids; kept for the next."""
     key = _key(root, blobs)
     if key is not None:
         try:
@@ -29,7 +29,7 @@ def of_tree(root: Path, blobs: Mapping[str, str], store: Store) -> dict[str, Any
         except KeyError:
             pass
     graph = of_folder(root)
-    if key is not None:
+    if key is not None and keep:
         store.put_new(key, json.dumps(graph).encode())
     return graph
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from nightshift.engine import durations
 from nightshift.engine import plan as plans
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, entry_hashes
@@ -63,11 +64,13 @@ def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
         recorded = [] if changed or plan["unclear"] else [plan["entry"]]
         for other in recorded + [record for record in records if not plans.differences(plan, inputs, record)]:
             _same_bytes(name, entry, other)
+    seconds = time.monotonic() - started
     if entry == plan["entry"] and not rerun:
         receipt = _put(journal, name, entry, "unchanged", inputs, "DVC leaves its entry as it was")
     else:
-        why = f"computed in {time.monotonic() - started:.0f} s"
+        why = f"computed in {seconds:.0f} s"
         receipt = _put(journal, name, entry, "done", inputs, why, changed)
+    durations.note(journal.store, name, seconds)
     if key:
         push_record(objects, key, entry)
     return receipt
