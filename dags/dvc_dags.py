@@ -14,6 +14,9 @@ from dvc_graph import Dag, lay_out, read
 from dvc_operator import EngineOperator
 
 HOME = Path(os.environ["NIGHTSHIFT_HOME"])
+# In a team, what touches the repository or the ledger runs on the one worker that may.
+EVENTS = {"begin", "record", "deploy"}
+EVENTS_QUEUE = os.environ.get("NIGHTSHIFT_EVENTS_QUEUE")
 REASON = Param(None, type=["null", "string"], maxLength=500, description="Why, for the record.")
 RERUN = Param(
     False,
@@ -60,6 +63,8 @@ def build(dag: Dag, graph: dict) -> DAG:
                 settings["execution_timeout"] = timedelta(seconds=hints["timeout"])
             if "priority" in hints:
                 settings["priority_weight"] = hints["priority"]
+            if task.verb in EVENTS and EVENTS_QUEUE:
+                settings["queue"] = EVENTS_QUEUE
             if task.verb == "record":
                 settings["outlets"] = [Asset(name=dag.id, uri=f"nightshift://{dag.id}")]
             tasks[task.id] = EngineOperator(

@@ -18,7 +18,7 @@ import httpx
 
 from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
-from nightshift.stack import repository
+from nightshift.stack import airflow_options, repository
 from nightshift.stack.processes import taken_port
 from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, Stack, inherited, write_private
 
@@ -41,49 +41,23 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
     """All that one of Airflow's processes gets; only the scheduler, whose tasks deploy, has the deployer's identity."""
     secrets = stack.secrets["airflow"]
     home = stack.home / "airflow"
-    settings = {
+    own = {
         "core": {
-            "dags_folder": stack.root / "dags",
-            "plugins_folder": stack.root / "plugins",
-            "load_examples": False,
             "executor": "LocalExecutor",
             "parallelism": 4,  # as many processes are forked at start
             "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
             "simple_auth_manager_users": f"{stack.airflow_user}:admin",
             "simple_auth_manager_passwords_file": home / "passwords.json",
-            "execution_api_server_url": f"{stack.airflow_url}/execution/",
         },
         "api": {
             "host": "127.0.0.1",
             "port": stack.ports[AIRFLOW],
-            "workers": 1,
             "base_url": stack.airflow_url,
             "secret_key": secrets["secret_key"],
-            "instance_name": "Nightshift",
         },
         "api_auth": {"jwt_secret": secrets["jwt_secret"]},
-        "logging": {"colored_console_log": False},
-        "scheduler": {
-            "scheduler_idle_sleep_time": 0.5,
-            # A killed task or scheduler is noticed within half a minute, not five.
-            "task_instance_heartbeat_timeout": 45,
-            "task_instance_heartbeat_timeout_detection_interval": 5,
-            "scheduler_health_check_threshold": 20,
-            "orphaned_tasks_check_interval": 20,
-        },
-        "dag_processor": {"refresh_interval": 5, "min_file_process_interval": 30, "parsing_processes": 1},
-        "workers": {
-            # A task lives through a minute without the API, and does not take a slow first answer for a failure.
-            "max_failed_heartbeats": 12,
-            "execution_api_timeout": 15,
-            "execution_api_retries": 8,
-        },
     }
-    variables = {
-        f"AIRFLOW__{section}__{option}".upper(): str(value)
-        for section, options in settings.items()
-        for option, value in options.items()
-    }
+    variables = airflow_options.variables(airflow_options.common(stack.root, stack.airflow_url), own)
     ours = stack.environment("worker") | {"NIGHTSHIFT_BRANCH": repository.branch(stack.root)}
     if name == SCHEDULER:
         deployer = stack.environment("deployer")

@@ -73,6 +73,32 @@ def new_secrets() -> dict[str, Any]:
     }
 
 
+def environment(url: str, key: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables with which any S3 client and ours speak to the server at ``url`` with this key."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": key["access"],
+        "AWS_SECRET_ACCESS_KEY": key["secret"],
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,  # the name that boto3 reads
+        "NIGHTSHIFT_WORK": f"s3://{WORK}",
+        "NIGHTSHIFT_REGISTRY": f"s3://{REGISTRY}",
+    }
+
+
+def identities(keys: Mapping[str, Mapping[str, str]]) -> str:
+    """The server's ``identities.json``: each identity with its key and its rights, bucket by bucket."""
+    known = [
+        {
+            "name": who,
+            "credentials": [{"accessKey": keys[who]["access"], "secretKey": keys[who]["secret"]}],
+            "actions": RIGHTS[who],
+        }
+        for who in IDENTITIES
+    ]
+    return json.dumps({"identities": known})
+
+
 @dataclass(frozen=True)
 class S3Server:
     """One server: where its data is, on which ports it listens, whom it knows."""
@@ -88,16 +114,7 @@ class S3Server:
 
     def environment(self, identity: str) -> dict[str, str]:
         """The environment variables with which any S3 client and ours speak to this server as ``identity``."""
-        key = self.secrets["keys"][identity]
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": key["access"],
-            "AWS_SECRET_ACCESS_KEY": key["secret"],
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,  # the name that boto3 reads
-            "NIGHTSHIFT_WORK": f"s3://{WORK}",
-            "NIGHTSHIFT_REGISTRY": f"s3://{REGISTRY}",
-        }
+        return environment(self.url, self.secrets["keys"][identity])
 
     def client(self, identity: str = "admin") -> S3Client:
         """A boto3 client that speaks as ``identity``."""
@@ -147,9 +164,9 @@ class S3Server:
         :raises NightshiftError: it does not come up within a minute, or fails the check (it is stopped then)
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        identities = self.folder / "identities.json"
-        identities.touch(mode=0o600)
-        identities.write_text(json.dumps({"identities": [self._identity(who) for who in IDENTITIES]}))
+        file = self.folder / "identities.json"
+        file.touch(mode=0o600)
+        file.write_text(identities(self.secrets["keys"]))
         processes.start(name, self.command(), self.process_environment(), self.folder)
         try:
             self.wait(lambda: processes.running(name) is not None)
@@ -158,11 +175,6 @@ class S3Server:
             tail = processes.tail(name, 5)
             processes.stop(name)
             raise NightshiftError(error.message, f"read {processes.log(name)}, which ends:\n{tail}") from error
-
-    def _identity(self, who: str) -> dict[str, Any]:
-        key = self.secrets["keys"][who]
-        credentials = [{"accessKey": key["access"], "secretKey": key["secret"]}]
-        return {"name": who, "credentials": credentials, "actions": RIGHTS[who]}
 
     def wait(self, alive: Callable[[], bool] = lambda: True, timeout_s: float = 60) -> None:
         """Waits until buckets can be made and written; makes the three buckets and DVC's empty listing."""

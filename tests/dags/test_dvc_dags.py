@@ -19,7 +19,8 @@ print(json.dumps({
     "heavy": sorted({"torch", "dvc", "pandas", "great_expectations", "boto3"} & set(sys.modules)),
     "dags": {dag.dag_id: {"schedule": str(getattr(dag.timetable, "expression", None)),
                           "paused": dag.is_paused_upon_creation, "catchup": dag.catchup,
-                          "active": dag.max_active_runs, "params": sorted(dag.params)}
+                          "active": dag.max_active_runs, "params": sorted(dag.params),
+                          "queues": {task.task_id: task.queue for task in dag.tasks}}
              for dag in bag.dags.values()}}))
 """
 
@@ -72,6 +73,12 @@ def test_the_nightly_schedule_is_off_until_a_person_turns_it_on(home):
         (home / "schedule.json").unlink()
     assert dags["ingest_cifar10"]["schedule"] == "0 3 * * *"
     assert dags["train_mnist-mlp"]["schedule"] != "0 3 * * *"  # it follows its data set's asset
+
+
+def test_what_touches_the_repository_or_the_ledger_goes_to_a_queue_of_its_own_when_one_is_named(home):
+    assert set(read(home)["dags"]["train_mnist-mlp"]["queues"].values()) == {"default"}
+    queues = read(home, NIGHTSHIFT_EVENTS_QUEUE="events")["dags"]["train_mnist-mlp"]["queues"]
+    assert {task for task, queue in queues.items() if queue == "events"} == {"begin", "record", "deploy"}
 
 
 def test_a_tasks_process_builds_only_its_dag_and_asks_no_repository(home):

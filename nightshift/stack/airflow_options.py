@@ -1,0 +1,53 @@
+"""Airflow's options that are the same wherever it runs, and how options become environment variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+Options = Mapping[str, Mapping[str, Any]]  # section to option to value
+
+
+def common(checkout: PurePath, url: str) -> dict[str, dict[str, Any]]:
+    """What every process of Airflow is told, by section.
+
+    Args:
+        checkout: where this process finds ``dags/`` and ``plugins/``.
+        url: the api-server, as this process reaches it.
+    """
+    return {
+        "core": {
+            "dags_folder": checkout / "dags",
+            "plugins_folder": checkout / "plugins",
+            "load_examples": False,
+            "execution_api_server_url": f"{url}/execution/",
+        },
+        "api": {"workers": 1, "instance_name": "Nightshift"},
+        "logging": {"colored_console_log": False},
+        "scheduler": {
+            "scheduler_idle_sleep_time": 0.5,
+            # A killed task or scheduler is noticed within half a minute, not five.
+            "task_instance_heartbeat_timeout": 45,
+            "task_instance_heartbeat_timeout_detection_interval": 5,
+            "scheduler_health_check_threshold": 20,
+            "orphaned_tasks_check_interval": 20,
+        },
+        "dag_processor": {"refresh_interval": 5, "min_file_process_interval": 30, "parsing_processes": 1},
+        "workers": {
+            # A task lives through a minute without the API, and does not take a slow first answer for a failure.
+            "max_failed_heartbeats": 12,
+            "execution_api_timeout": 15,
+            "execution_api_retries": 8,
+        },
+    }
+
+
+def variables(*options: Options) -> dict[str, str]:
+    """``AIRFLOW__<SECTION>__<OPTION>`` for each option; where two say one, the later wins."""
+    return {
+        f"AIRFLOW__{section}__{option}".upper(): str(value)
+        for part in options
+        for section, named in part.items()
+        for option, value in named.items()
+    }
