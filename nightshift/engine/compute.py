@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nightshift.engine import lock
-from nightshift.engine import plan as plans
+from nightshift.engine.changes import changes
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.report import say
@@ -79,7 +79,7 @@ def _guard(name: str, plan: dict[str, Any], inputs: Mapping[str, str], entry: di
     """The new entry names exactly the inputs that this run wants; else DVC skipped, or read something else."""
     if not entry:
         raise NightshiftError(f"DVC recorded nothing for {name}", "read what it says above")
-    wrong = plans.differences(plan, inputs, entry)
+    wrong = [str(change) for change in changes(plan, inputs, entry)]
     if plan["unclear"]:  # then only hashes are known for sure
         recorded = entry_hashes(entry.get("deps", []), plan["wdir"])
         wrong = [path for path in inputs if path in recorded and recorded[path] != inputs[path]]

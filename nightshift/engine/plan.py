@@ -89,24 +89,6 @@ def wanted(name: str, base: dict[str, Any], fragments: Mapping[str, Mapping[str,
     return code | {path: hashes[path] for path in plan["generated"]}
 
 
-def differences(plan: dict[str, Any], inputs: Mapping[str, str], entry: dict[str, Any] | None) -> list[str]:
-    """What a lock entry does not have as this run wants it, in words; nothing means unchanged."""
-    if entry is None:
-        return ["never recorded"]
-    found = [] if entry.get("cmd") == plan["cmd"] else ["cmd"]
-    had = entry.get("params", {})
-    for file in sorted({*plan["params"], *had}):
-        want, got = plan["params"].get(file, {}), had.get(file, {})
-        prefix = "" if file == "params.yaml" else f"{file}:"
-        found += [f"param {prefix}{name}" for name in sorted({*want, *got}) if want.get(name) != got.get(name)]
-    deps = entry_hashes(entry.get("deps", []), plan["wdir"])
-    found += [path for path in sorted({*deps, *inputs}) if deps.get(path) != inputs.get(path)]
-    outs = entry_hashes(entry.get("outs", []), plan["wdir"])
-    found += [f"out {path}" for path in sorted({*outs} ^ {*plan["outs"]})]
-    found += [f"out {path} without a hash" for path, digest in outs.items() if not digest]
-    return found
-
-
 def run_key(plan: dict[str, Any], inputs: Mapping[str, str]) -> str | None:
     """The stage's run-cache key; None when DVC keeps no record of it or names it in a way not understood here."""
     if plan["unclear"] or plan["executable"]:

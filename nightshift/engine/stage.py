@@ -4,11 +4,12 @@ Its fragment, the stage's entry of dvc.lock, is put last and create-only: it is 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nightshift.engine import durations
 from nightshift.engine import plan as plans
+from nightshift.engine.changes import Change, changes
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.report import Receipt, say
@@ -35,7 +36,7 @@ def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
     plan = base["stages"][name]
     inputs = plans.wanted(name, base, fragments)
     rerun = base["conf"]["rerun"]
-    changed = plans.differences(plan, inputs, plan["entry"])
+    changed = changes(plan, inputs, plan["entry"])
 
     if plan["unclear"] == "frozen":
         if plan["entry"] is None:
@@ -48,9 +49,10 @@ def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
     key = plans.run_key(plan, inputs)
     records = _records(objects, key) if key else []
     if not rerun:
-        say(f"{name} changed: {', '.join(changed) or plan['unclear']}")
+        for line in [*map(str, changed), *([f"left to DVC: {plan['unclear']}"] if plan["unclear"] else [])]:
+            say(f"{name} changed: {line}")
         for record in records:
-            if not plans.differences(plan, inputs, record) and _has_outs(objects, record):
+            if not changes(plan, inputs, record) and _has_outs(objects, record):
                 return _put(
                     journal, name, record, "restored", inputs, "somebody computed it from the same inputs before"
                 )
@@ -62,14 +64,13 @@ def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
     entry = compute(journal, base, fragments, name, inputs, objects, force=rerun)
     if rerun:
         recorded = [] if changed or plan["unclear"] else [plan["entry"]]
-        for other in recorded + [record for record in records if not plans.differences(plan, inputs, record)]:
+        for other in recorded + [record for record in records if not changes(plan, inputs, record)]:
             _same_bytes(name, entry, other)
     seconds = time.monotonic() - started
     if entry == plan["entry"] and not rerun:
         receipt = _put(journal, name, entry, "unchanged", inputs, "DVC leaves its entry as it was")
     else:
-        why = f"computed in {seconds:.0f} s"
-        receipt = _put(journal, name, entry, "done", inputs, why, changed)
+        receipt = _put(journal, name, entry, "done", inputs, f"computed in {seconds:.0f} s", changed, seconds)
     durations.note(journal.store, name, seconds)
     if key:
         push_record(objects, key, entry)
@@ -83,14 +84,16 @@ def _put(
     outcome: str,
     inputs: Mapping[str, str],
     why: str,
-    changed: Any = (),
+    changed: Sequence[Change] = (),
+    seconds: float | None = None,
 ) -> Receipt:
     fragment = {
         "stage": name,
         "entry": entry,
         "outcome": outcome,
         "why": why,
-        "changed": list(changed),
+        "changed": [str(change) for change in changed],
+        "seconds": seconds and round(seconds, 1),
         "inputs": inputs,
     }
     if journal.put(f"stages/{name}.json", fragment):

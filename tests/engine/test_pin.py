@@ -92,7 +92,7 @@ def test_pin_reads_the_ledger_and_evaluate_meets_what_serves(world: World, run: 
     world.engine("stage", "train@m1", *here)
     ran = world.engine("pin", "m1", *here)
     assert (ran.outcome, ran.receipt["champion"]["digest"]) == ("done", digest)
-    assert world.engine("stage", "evaluate@m1", *here).receipt["changed"] == ["champions/m1.json"]
+    assert world.engine("stage", "evaluate@m1", *here).receipt["changed"] == ["opponent champions/m1.json"]
     world.engine("record", *here)
     assert json.loads(world.at_tip("champions/m1.json"))["digest"] == digest
     # Nothing new: the file is left, and nothing is evaluated.
