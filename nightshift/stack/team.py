@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import json
 import secrets as random_secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -59,7 +60,10 @@ def new_secrets() -> dict[str, Any]:
     return {
         "s3": s3.new_secrets(),
         "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
-        | {"password": random_secrets.token_urlsafe(12)},
+        | {
+            "password": random_secrets.token_urlsafe(12),
+            "fernet_key": urlsafe_b64encode(random_secrets.token_bytes(32)).decode(),
+        },
         "databases": {role: random_secrets.token_urlsafe(24) for role in ("postgres", *DATABASES)},
         "redis": random_secrets.token_urlsafe(24),
     }
@@ -128,7 +132,11 @@ class Team:
         if service not in QUEUES:
             options.append(
                 {
-                    "core": {"auth_manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"},
+                    "core": {
+                        "auth_manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+                        # Variables are kept encrypted; each process would invent a key of its own.
+                        "fernet_key": self.secrets["airflow"]["fernet_key"],
+                    },
                     "database": {"sql_alchemy_conn": self._database("airflow")},
                     "api": {"host": self.listen, "port": urlsplit(self.api_url).port},
                     "api_auth": {"jwt_secret": self.secrets["airflow"]["jwt_secret"]},

@@ -57,6 +57,7 @@ def test_each_secret_is_told_only_to_those_whose_work_needs_it(told, made):
     assert who_is_told(told, keys["admin"]["secret"]) == {"init"}
     assert who_is_told(told, keys["endpoint"]["secret"]) == {"endpoint"}
     assert who_is_told(told, made.secrets["airflow"]["jwt_secret"]) == airflow
+    assert who_is_told(told, made.secrets["airflow"]["fernet_key"]) == airflow
     assert who_is_told(told, made.secrets["airflow"]["password"]) == {"init"}
     assert who_is_told(told, databases["airflow"]) == airflow | {"postgres"}
     assert who_is_told(told, databases["celery"]) == workers | {"scheduler", "postgres"}
