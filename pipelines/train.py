@@ -3,7 +3,8 @@
     datasets/<d>/{train,val}  --Lightning-->  weights.safetensors  --export-->  model.onnx
 
 The same inputs give the same bytes, also after a kill: every epoch leaves a checkpoint, outside DVC and under a name
-made from the inputs, and the next attempt with the same inputs goes on from it.
+made from the inputs, and the next attempt with the same inputs goes on from it. Where: ``NIGHTSHIFT_CHECKPOINTS``, a
+folder that a night keeps in S3 for whatever worker comes next, else ``.nightshift/checkpoints``.
 """
 
 import csv
@@ -46,8 +47,9 @@ def main(model: str) -> None:
     parameters = sum(parameter.numel() for parameter in classifier.parameters())
     print(f"train {model}: {len(data.x)} rows, {parameters} parameters, up to {params.epochs} epochs", flush=True)
 
-    home = Path(os.environ.get("NIGHTSHIFT_HOME") or ".nightshift").absolute()
-    checkpoints = home / "checkpoints" / f"{model}-{_key_of_inputs(entry, prepared)}"
+    kept = os.environ.get("NIGHTSHIFT_CHECKPOINTS")
+    home = Path(kept or Path(os.environ.get("NIGHTSHIFT_HOME") or ".nightshift", "checkpoints")).absolute()
+    checkpoints = home / f"{model}-{_key_of_inputs(entry, prepared)}"
     rows = fit(
         classifier,
         data,
@@ -57,6 +59,8 @@ def main(model: str) -> None:
         accelerator=device,
         checkpoints=checkpoints,
     )
+    if kept:
+        (home / "finished").touch()  # what is here is kept at once, before the export
 
     folder = Path("artifacts/models", model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,8 @@ def main(model: str) -> None:
     # channels_last weights are not contiguous, and safetensors stores only what is
     save_file({name: t.contiguous() for name, t in classifier.state_dict().items()}, folder / "weights.safetensors")
     export(task.Served(classifier), data.x[:2], [records.INPUT], [records.OUTPUT], folder / "model.onnx")
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    if not kept:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     print(f"train {model}: val/accuracy {rows[-1]['val/accuracy']:.4f}, {_size(folder / 'model.onnx')}", flush=True)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from nightshift.engine import lock
 from nightshift.engine.changes import changes
+from nightshift.engine.checkpoints import VARIABLE, Checkpoints
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.report import say
-from nightshift.engine.settings import home
+from nightshift.engine.settings import home, seconds
 from nightshift.engine.workspace import lay_over, workspace
 from nightshift.errors import NightshiftError
 
@@ -35,8 +36,11 @@ def compute(
     objects: Objects,
     *,
     force: bool,
+    checkpoints: str,
 ) -> dict[str, Any]:
     """Run the stage in a fresh workspace; returns its new lock entry, its outputs being in the remote.
+
+    It goes on from what an earlier attempt left under the key ``checkpoints``.
 
     Raises:
         NightshiftError: a command failed (its last words), or the new lock entry is not of the inputs that were wanted.
@@ -50,14 +54,17 @@ def compute(
         bring = [["dvc", "checkout" if cached else "pull", "-q", *plan["generated"]]] if plan["generated"] else []
         repro = ["dvc", "repro", "-s", "--pull", "--allow-missing", "--no-run-cache", *(["-f"] if force else []), name]
         steps = [*bring, repro, ["dvc", "push", "-q", name]]
-        ended = space.run(steps)
-        after = _entries(space.root)
-        # When DVC had nothing to do there is nothing here to push: the remote has it since it was recorded.
-        if ended.status and not (steps[ended.step][1] == "push" and after == before):
-            raise NightshiftError(
-                f"{name} failed, {DOING[steps[ended.step][1]]}: {ended.last_words()}",
-                "read the lines above it, mend the cause, and clear the task",
-            )
+        left = Checkpoints(journal.store, checkpoints, space.scratch / "checkpoints")
+        left.bring()
+        with left.kept(seconds("NIGHTSHIFT_CHECKPOINT_SECONDS", 120)):
+            ended = space.run(steps, **{VARIABLE: str(left.folder)})
+            after = _entries(space.root)
+            # When DVC had nothing to do there is nothing here to push: the remote has it since it was recorded.
+            if ended.status and not (steps[ended.step][1] == "push" and after == before):
+                raise NightshiftError(
+                    f"{name} failed, {DOING[steps[ended.step][1]]}: {ended.last_words()}",
+                    "read the lines above it, mend the cause, and clear the task",
+                )
         entry: dict[str, Any] = after.pop(name, {})
         before.pop(name, None)
         _guard(name, plan, inputs, entry)

@@ -46,6 +46,22 @@ def branch() -> str:
     return os.environ.get("NIGHTSHIFT_BRANCH") or "main"
 
 
+def seconds(name: str, default: float) -> float:
+    """A setting in seconds, such as ``NIGHTSHIFT_CHECKPOINT_SECONDS``.
+
+    Raises:
+        NightshiftError: it is no number above 0.
+    """
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise NightshiftError(f"{name} is {text!r}", f"write seconds above 0, such as {default:g}")
+    return value
+
+
 def child_environment(**more: str) -> dict[str, str]:
     """The environment of a stage's process: the allow-list, and what ``more`` adds."""
     kept = {k: v for k, v in os.environ.items() if k in ALLOWED or k.startswith(ALLOWED_PREFIXES)}

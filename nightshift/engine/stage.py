@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nightshift.engine import durations
+from nightshift.engine import checkpoints, durations
 from nightshift.engine import plan as plans
 from nightshift.engine.changes import Change, changes
 from nightshift.engine.journal import Journal
@@ -61,7 +61,10 @@ def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
 
     started = time.monotonic()
     say(f"attempt {attempt} of {name}")
-    entry = compute(journal, base, fragments, name, inputs, objects, force=rerun)
+    left = key or checkpoints.key_of([name, plan, inputs])
+    if rerun:  # it computes in any case: of what others left it takes nothing
+        left = checkpoints.key_of([left, dag, run])
+    entry = compute(journal, base, fragments, name, inputs, objects, force=rerun, checkpoints=left)
     if rerun:
         recorded = [] if changed or plan["unclear"] else [plan["entry"]]
         for other in recorded + [record for record in records if not changes(plan, inputs, record)]:
@@ -74,6 +77,7 @@ def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
     durations.note(journal.store, name, seconds)
     if key:
         push_record(objects, key, entry)
+    checkpoints.forget(journal.store, left)
     return receipt
 
 

@@ -47,6 +47,9 @@ class Store(Protocol):
     def put_new_file(self, key: str, path: Path) -> bool:
         """As ``put_new``, from a file."""
 
+    def put_file(self, key: str, path: Path) -> None:
+        """As ``put``, from a file of any size."""
+
 
 def open_store(url: str) -> Store:
     """The store of ``s3://bucket[/prefix]`` or of a folder's path (which may not exist yet)."""
@@ -135,6 +138,10 @@ class FolderStore:
 
     def put_new_file(self, key: str, path: Path) -> bool:
         return self.put_new(key, path.read_bytes())
+
+    def put_file(self, key: str, path: Path) -> None:
+        with self._watch(), whole_file(self._path(key)) as temporary:
+            shutil.copyfile(path, temporary)
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts
@@ -240,6 +247,10 @@ class S3Store:
         # One PUT, up to 5 GB: S3's managed multipart upload knows no If-None-Match.
         with path.open("rb") as file:
             return self._put_new(key, file)
+
+    def put_file(self, key: str, path: Path) -> None:
+        with self._watch(key), path.open("rb") as file:
+            self._client.upload_fileobj(file, self.bucket, self.prefix + key)
 
     def _put_new(self, key: str, body: Any) -> bool:
         from botocore.exceptions import ClientError

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from pipelines.params.train import Train
 from pipelines.training.batches import Batches
-from pipelines.training.lightning import Epochs, Loss, Patience, RandomState, Training
+from pipelines.training.lightning import Checkpoint, Epochs, Loss, Patience, RandomState, Training
 
 VAL_BATCH = 500
 
@@ -47,12 +47,12 @@ def fit(
     change = partial(_augment, augment, params.augment) if params.augment else None
     batches = Batches(data.x, data.y, params.batch_size, seed=params.seed, augment=change)
     training = Training(classifier, loss, params, steps=len(batches) * params.epochs)
-    epochs, best = Epochs(), ModelCheckpoint(checkpoints, "best", "val/accuracy", mode="max")
+    epochs, best = Epochs(), Checkpoint(checkpoints, "best", "val/accuracy", mode="max")
     callbacks: list[Callback] = [RandomState(), epochs]
     if params.patience is not None:
         callbacks += [Patience(params.patience), best]
     # After the others, whose state it holds. Its own save_last would skip epochs that are not among the best.
-    callbacks.append(ModelCheckpoint(checkpoints, "last", enable_version_counter=False))
+    callbacks.append(Checkpoint(checkpoints, "last", enable_version_counter=False))
     trainer = pl.Trainer(
         max_epochs=params.epochs,
         accelerator=accelerator,

@@ -128,10 +128,14 @@ def test_the_model_has_learned_and_the_gate_lets_it_pass(nights: list[Path]) -> 
     assert "There is no champion: the absolute bounds decide alone." in decision["reasons"]
 
 
-def test_training_killed_in_the_middle_ends_in_the_same_bytes(nights: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("another_worker", [False, True])
+def test_training_killed_in_the_middle_ends_in_the_same_bytes(
+    nights: list[Path], tmp_path: Path, another_worker: bool
+) -> None:
     root = checkout(tmp_path / "killed")
+    settings = environment() | ({"NIGHTSHIFT_CHECKPOINTS": str(tmp_path / "kept")} if another_worker else {})
     command = [sys.executable, "-m", "pipelines.train", MODEL]
-    process = subprocess.Popen(command, cwd=root, env=environment(), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=root, env=settings, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     for line in process.stdout:
         if line.startswith("epoch 3/"):
@@ -140,12 +144,18 @@ def test_training_killed_in_the_middle_ends_in_the_same_bytes(nights: list[Path]
     assert process.wait() == -signal.SIGKILL
     assert not (root / "artifacts/models").exists()
 
-    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+    if another_worker:  # another checkout, and what was kept is in another place
+        root = checkout(tmp_path / "another" / "worker")
+        settings["NIGHTSHIFT_CHECKPOINTS"] = str((tmp_path / "kept").rename(tmp_path / "brought"))
+    done = subprocess.run(command, cwd=root, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "going on from" in done.stdout
     assert "epoch 1/8" not in done.stdout
     assert digests(root / "artifacts/models") == digests(nights[0] / "artifacts/models")
-    assert not list((root / ".nightshift/checkpoints").iterdir()), "a finished training leaves no checkpoint"
+    if another_worker:
+        assert (tmp_path / "brought" / "finished").exists()
+    else:
+        assert not list((root / ".nightshift/checkpoints").iterdir()), "a finished training leaves no checkpoint"
 
 
 def test_the_night_after_a_promotion_meets_itself_and_says_so(nights: list[Path], tmp_path: Path) -> None:

@@ -164,6 +164,20 @@ def test_an_interrupted_training_ends_in_the_same_weights_also_with_dropout(
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
 
+def test_on_another_disk_the_best_epoch_is_still_the_best(tmp_path: Path) -> None:
+    how = params(epochs=12, lr=0.05, patience=9)
+    whole, rows = learn(tmp_path / "whole", how)
+    best = max(rows, key=lambda row: row["val/accuracy"])["epoch"]
+    assert best < 10, "the best epoch has to lie before the kill"
+    with pytest.raises(Killed):
+        learn(tmp_path / "broken", how, until(int(best) * 6 + 2))
+    (tmp_path / "another").mkdir()
+    (tmp_path / "broken").rename(tmp_path / "another" / "disk")
+    resumed, resumed_rows = learn(tmp_path / "another" / "disk", how)
+    assert resumed_rows == rows
+    assert same(resumed, whole)
+
+
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     assert not same(learn(tmp_path / "a", params())[0], learn(tmp_path / "b", params(seed=1))[0])
 

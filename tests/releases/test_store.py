@@ -67,6 +67,13 @@ def test_of_many_writers_of_one_key_exactly_one_wins(store: Store) -> None:
     assert store.get("race") == str(won.index(True)).encode()
 
 
+def test_a_file_of_many_parts_replaces_the_object_whole(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(20 << 20))  # S3's client cuts what is larger than 8 MiB
+    store.put("key", b"before")
+    store.put_file("key", tmp_path / "file")
+    assert store.get("key") == (tmp_path / "file").read_bytes()
+
+
 def test_files_travel_whole(store: Store, tmp_path: Path) -> None:
     data = os.urandom(3 << 20)
     (tmp_path / "source").write_bytes(data)
