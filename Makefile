@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := 0.13.9
 TORCH := 2.13.0
 .DEFAULT_GOAL := help
-.PHONY: help install night up down status test test-all check lock clean
+.PHONY: help install night up down status env up-team down-team test test-all check lock clean
 # Byte code is compiled once, at installation: without it each start is 2.5 times as dear.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
@@ -43,6 +43,17 @@ down: ## stop this checkout's stack
 
 status: install ## what runs and what serves
 	@$(BIN)/nightshift status
+
+env: ## for a team: random secrets and what docker-compose.yml reads beside itself (docs/compose.md)
+	@$(PYTHON) -m nightshift.stack.compose
+
+up-team: env ## build and start docker-compose.yml, until everything is healthy
+	@docker compose up --detach --build --wait
+	@sed -n 's/^NIGHTSHIFT_AIRFLOW_URL=/Airflow: /p' .env
+	@echo "user admin; password: see NIGHTSHIFT_AIRFLOW_PASSWORD in .nightshift/team/init.env"
+
+down-team: ## stop docker-compose.yml; volumes stay
+	@docker compose --profile gpu down
 
 test: install check ## lint, types, contracts and the tests but for the long ones
 	$(BIN)/python -m pytest

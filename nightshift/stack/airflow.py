@@ -19,8 +19,9 @@ import httpx
 from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
 from nightshift.stack import airflow_options, repository
+from nightshift.stack.private import write_private
 from nightshift.stack.processes import taken_port
-from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, Stack, inherited, write_private
+from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, Stack, inherited
 
 API, SCHEDULER, DAG_PROCESSOR = "airflow-api-server", "airflow-scheduler", "airflow-dag-processor"
 PROCESSES = (API, SCHEDULER, DAG_PROCESSOR)

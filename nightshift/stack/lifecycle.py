@@ -20,8 +20,9 @@ from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
 from nightshift.stack import airflow, endpoint, repository
 from nightshift.stack import s3 as s3_server
+from nightshift.stack.private import write_private
 from nightshift.stack.processes import taken_port
-from nightshift.stack.settings import PORT_VARIABLES, S3, Stack, write_private
+from nightshift.stack.settings import PORT_VARIABLES, S3, Stack
 
 Say = Callable[[str], None]
 NAMES = {S3: "the S3 server", endpoint.NAME: "the endpoint", **{name: name for name in airflow.PROCESSES}}

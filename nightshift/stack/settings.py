@@ -18,6 +18,7 @@ from typing import Any
 from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
 from nightshift.stack import s3
+from nightshift.stack.private import write_private
 from nightshift.stack.processes import Processes, free_ports
 
 AIRFLOW, S3, ENDPOINT = "airflow", "s3", "endpoint"
@@ -163,14 +164,6 @@ def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     kept |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)])
     return kept
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner may read, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

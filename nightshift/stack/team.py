@@ -8,7 +8,7 @@ service            beside Airflow's options
 =================  =========================================================================================
 postgres, redis    their own passwords
 s3                 its inner keys; its identities are in ``s3.identities``
-init               Airflow's database, the first user's password, S3 as admin
+init               Airflow's database, the first user's password, S3 as admin; the repository; the replicas
 api-server         Airflow's database and signing keys
 scheduler          the same, and the broker
 dag-processor      Airflow's database; reads the repository
@@ -101,7 +101,7 @@ class Team:
         options, ours = self._airflow(service, checkout), dict[str, str]()
         if service == INIT:
             ours = self._s3("admin") | {"NIGHTSHIFT_AIRFLOW_PASSWORD": self.secrets["airflow"]["password"]}
-        if service in (DAG_PROCESSOR, EVENTS_WORKER):
+        if service in (INIT, DAG_PROCESSOR, EVENTS_WORKER):
             ours |= {"NIGHTSHIFT_REPO": self.repository, "NIGHTSHIFT_BRANCH": self.branch}
         if service == DAG_PROCESSOR:
             ours["NIGHTSHIFT_EVENTS_QUEUE"] = QUEUES[EVENTS_WORKER]
@@ -111,6 +111,7 @@ class Team:
             deployer = self.secrets["s3"]["keys"]["deployer"]
             ours["NIGHTSHIFT_DEPLOYER_ACCESS_KEY_ID"] = deployer["access"]
             ours["NIGHTSHIFT_DEPLOYER_SECRET_ACCESS_KEY"] = deployer["secret"]
+        if service in (INIT, EVENTS_WORKER):
             ours["NIGHTSHIFT_ENDPOINTS"] = ",".join(self.endpoints)
         return {"AIRFLOW_HOME": str(checkout / ".nightshift" / "airflow")} | options | home | ours
 

@@ -63,7 +63,11 @@ def test_each_secret_is_told_only_to_those_whose_work_needs_it(told, made):
     assert who_is_told(told, databases["celery"]) == workers | {"scheduler", "postgres"}
     assert who_is_told(told, databases["postgres"]) == {"postgres"}
     assert who_is_told(told, made.secrets["redis"]) == workers | {"scheduler", "redis"}
-    assert {service for service in told if told[service].get("NIGHTSHIFT_REPO")} == {"dag-processor", "events-worker"}
+    assert {service for service in told if told[service].get("NIGHTSHIFT_REPO")} == {
+        "init",
+        "dag-processor",
+        "events-worker",
+    }
 
 
 def test_a_teams_airflow_differs_from_one_machines_only_where_it_must(told, tmp_path: Path, monkeypatch):
