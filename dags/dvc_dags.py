@@ -1,6 +1,7 @@
 """The DAGs of dvc.yaml on the branch's tip: one per data set, one per model, and whatever else its stages name.
 
-`dvc.yaml` is the graph; this file only wires what `dvc_graph` lays out.
+`dvc.yaml` is the graph; this file only wires what `dvc_graph` lays out. A task's process builds its own task
+and nothing else (see `dvc_tip`).
 """
 
 import json
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, get_parsing_context
-from dvc_graph import Dag, lay_out, read
+from dvc_graph import Dag, lay_out
 from dvc_operator import EngineOperator
+from dvc_tip import hand_on, of_task, of_tip
 
 HOME = Path(os.environ["NIGHTSHIFT_HOME"])
 # In a team, what touches the repository or the ledger runs on the one worker that may.
@@ -28,23 +30,22 @@ UNTIL = Param(
 )
 
 
-def timetable(dag: Dag, graph: dict) -> list[Asset] | CronTriggerTimetable | None:
+def timetable(dag: Dag, schedule: dict[str, str] | None) -> list[Asset] | CronTriggerTimetable | None:
     """After the DAGs that it reads from; else every night, when a person has turned the schedule on."""
     if dag.after:
         return [Asset(name=name, uri=f"nightshift://{name}") for name in dag.after]
     switch = HOME / "schedule.json"
-    if not (switch.exists() and json.loads(switch.read_text())["on"]):
+    if schedule is None or not (switch.exists() and json.loads(switch.read_text())["on"]):
         return None
-    schedule = graph["schedule"]
     return CronTriggerTimetable(schedule["cron"], timezone=schedule["timezone"])
 
 
-def build(dag: Dag, graph: dict) -> DAG:
+def build(dag: Dag, schedule: dict[str, str] | None = None) -> None:
     """One DAG; every task is a verb of the engine."""
     forms = {"rerun": RERUN, "reason": REASON} | ({} if dag.after else {"until": UNTIL})
     with DAG(
         dag_id=dag.id,
-        schedule=timetable(dag, graph),
+        schedule=timetable(dag, schedule),
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,
@@ -52,7 +53,7 @@ def build(dag: Dag, graph: dict) -> DAG:
         tags=["nightshift"],
         doc_md=__doc__,
         default_args={"retries": 1, "retry_delay": timedelta(seconds=5)},
-    ) as built:
+    ):
         tasks = {}
         for task in dag.tasks.values():
             hints = task.hints
@@ -71,13 +72,16 @@ def build(dag: Dag, graph: dict) -> DAG:
                 task_id=task.id, verb=task.verb, argument=task.argument, doc_md=task.doc, **settings
             )
         for task in dag.tasks.values():
-            for upstream in sorted(task.upstream):
+            for upstream in sorted(task.upstream & set(tasks)):
                 tasks[upstream] >> tasks[task.id]
-    return built
 
 
 parsing = get_parsing_context()
-current = read(HOME, task=(parsing.dag_id, parsing.task_id) if parsing.dag_id and parsing.task_id else None)
-for laid_out in lay_out(current):
-    if parsing.dag_id in (None, laid_out.id):
-        globals()[laid_out.id] = build(laid_out, current)
+if parsing.dag_id and parsing.task_id:
+    build(of_task(HOME, parsing.dag_id, parsing.task_id))
+else:
+    current = of_tip(HOME)
+    laid_out = lay_out(current)
+    hand_on(laid_out)
+    for each in laid_out:
+        build(each, current["schedule"])

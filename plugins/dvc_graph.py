@@ -1,7 +1,7 @@
 """From DVC's graph to the DAGs that run it: which tasks, in which order, after which other DAG.
 
-Reads the JSON that ``python -m nightshift.engine graph`` writes and imports nothing but the standard library and YAML,
-because every Airflow process imports this folder.
+Reads the JSON that ``python -m nightshift.engine graph`` writes and imports nothing but the standard library, because
+every Airflow process imports this folder.
 
 A stage is a task. Tasks that are no stage stand where the paths that they own are used:
 
@@ -17,23 +17,14 @@ deploy       the ledger                                       last, where a rele
 ===========  ===============================================  ==========================================
 """
 
-import hashlib
-import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 PROFILES = "data/profiles/"
 CHAMPION = re.compile(r"champions/(.+)\.json")
 VERDICT = re.compile(r"artifacts/validations/([^/]+)/verdict\.json")
 RECEIPT = re.compile(r"artifacts/receipts/(.+)\.json")
-GRAPH_FILES = ("dvc.yaml", "params.yaml")
 
 
 @dataclass
@@ -169,46 +160,3 @@ def _hints(name: str, stage: dict[str, Any]) -> dict[str, Any]:
             f"dvc.yaml: stage {name!r}: meta.airflow has unknown {', '.join(sorted(unknown))}; known: {known}"
         )
     return hints
-
-
-def read(home: Path, *, task: tuple[str, str] | None = None) -> dict[str, Any]:
-    """The graph of the branch's tip, rendered when it is not yet here.
-
-    A task's process (``task`` is its DAG and task id) never asks Git or DVC: it takes the newest rendering that
-    still has its task, so that a stage removed from the branch in the middle of a run does not vanish under it.
-
-    Raises:
-        ValueError: the graph cannot be rendered; the text is DVC's, naming file and line.
-    """
-    folder = home / "graph"
-    if task:
-        for file in sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True):
-            graph: dict[str, Any] = json.loads(file.read_text())
-            if any(dag.id == task[0] and task[1] in dag.tasks for dag in lay_out(graph)):
-                return graph
-        raise ValueError(f"no rendered graph in {folder} has the task {'.'.join(task)}")
-
-    repository, branch = os.environ["NIGHTSHIFT_REPO"], os.environ.get("NIGHTSHIFT_BRANCH", "main")
-    git = ("git", "--git-dir", repository)
-    blobs = _run(*git, "rev-parse", *(f"{branch}:{name}" for name in GRAPH_FILES))
-    # Of data.dvc only the paths: its hashes change every night, and the graph does not.
-    data = [out["path"] for out in yaml.safe_load(_run(*git, "show", f"{branch}:data.dvc"))["outs"]]
-    file = folder / f"{hashlib.sha256(json.dumps([blobs, data]).encode()).hexdigest()[:16]}.json"
-    if not file.exists():
-        rendered = json.loads(_run(sys.executable, "-m", "nightshift.engine", "graph", "--rev", branch))
-        params = yaml.safe_load(_run(*git, "show", f"{branch}:params.yaml"))
-        rendered["schedule"] = params.get("schedule")
-        folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(rendered, indent=1))
-        part.replace(file)
-    graph = json.loads(file.read_text())
-    os.utime(file)  # the newest is the one in use
-    return graph
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(done.stderr.strip()[-2000:] or f"{' '.join(command)} exited with {done.returncode}")
-    return done.stdout

@@ -81,21 +81,12 @@ def _graph(rev: str | None, root: str | None) -> None:
     if rev is None:
         from nightshift.engine import dvc_index
 
-        json.dump(dvc_index.read(Path(root or ".").absolute()), sys.stdout, indent=1)
-        return
-    import tempfile
+        found = dvc_index.read(Path(root or ".").absolute())
+    else:
+        from nightshift.engine import graph
 
-    from nightshift.engine import graph
-    from nightshift.engine.repository import Repository
-    from nightshift.engine.settings import setting
-    from nightshift.engine.workspace import unpack
-
-    with Repository.open(setting("NIGHTSHIFT_REPO")) as repository, tempfile.TemporaryDirectory() as scratch:
-        commit = repository.find(rev)
-        if commit is None:
-            raise NightshiftError(f"the repository has no {rev}", "`git log` shows what there is")
-        unpack(repository.archive(commit), Path(scratch) / "tree")
-        json.dump(graph.of_folder(Path(scratch) / "tree"), sys.stdout, indent=1)
+        found = graph.of_revision(rev)
+    json.dump(found, sys.stdout, indent=1)
 
 
 def _write(args: argparse.Namespace, receipt: Receipt) -> None:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import yaml
 from nightshift.engine import lock
 from nightshift.engine.dvc_index import FORMAT
 from nightshift.engine.key import EMPTY_LISTING
-from nightshift.engine.settings import child_environment
+from nightshift.engine.repository import Repository
+from nightshift.engine.settings import child_environment, setting
+from nightshift.engine.workspace import unpack
 from nightshift.errors import NightshiftError
 from nightshift.releases.store import Store
 
@@ -32,6 +35,36 @@ def of_tree(root: Path, blobs: Mapping[str, str], store: Store, *, keep: bool = 
     if key is not None and keep:
         store.put_new(key, json.dumps(graph).encode())
     return graph
+
+
+def of_revision(revision: str) -> dict[str, Any]:
+    """The graph of a commit of NIGHTSHIFT_REPO, and what tells whether another commit has the same.
+
+    Returns:
+        What ``of_folder`` does; ``commit``: its id; ``made_of``: path to blob id (or None) of the files that decide it,
+        None when only DVC knows them; ``tracked``: .dvc file to its blob id and the paths that it names; ``schedule``:
+        that of params.yaml, or None.
+
+    Raises:
+        NightshiftError: there is no such commit, or DVC cannot read it.
+    """
+    with Repository.open(setting("NIGHTSHIFT_REPO")) as repository, tempfile.TemporaryDirectory() as scratch:
+        commit = repository.find(revision)
+        if commit is None:
+            raise NightshiftError(f"the repository has no {revision}", "`git log` shows what there is")
+        root, blobs = Path(scratch) / "tree", repository.blobs(commit)
+        unpack(repository.archive(commit), root)
+        graph = of_folder(root)
+        deciding = _deciding(root, blobs)
+        files: dict[str, dict[str, Any]] = {f: {"blob": blobs[f], "outs": []} for f in blobs if f.endswith(".dvc")}
+        for path, out in tracked(root, blobs).items():
+            files[out["file"]]["outs"].append(path)
+        return graph | {
+            "commit": commit,
+            "made_of": None if deciding is None else {path: blobs.get(path) for path in sorted(deciding)},
+            "tracked": files,
+            "schedule": _load(root / "params.yaml").get("schedule"),
+        }
 
 
 def of_folder(root: Path) -> dict[str, Any]:
@@ -75,23 +108,39 @@ def first_entry(path: str) -> dict[str, Any]:
 
 def _key(root: Path, blobs: Mapping[str, str]) -> str | None:
     """Where the graph is kept; None when it is not known what decides it."""
-    deciding = {"params.yaml"}
-    for file in blobs:
-        if Path(file).name != "dvc.yaml":
-            continue
-        document = yaml.safe_load((root / file).read_bytes()) or {}
-        deciding |= {file, *_named(document.get("vars"))}
-        for stage in (document.get("stages") or {}).values():
-            body = (stage or {}).get("do") or stage or {}
-            params = [name for item in body.get("params") or [] if isinstance(item, dict) for name in item]
-            deciding |= {*_named((stage or {}).get("vars")), *_named(body.get("vars")), *params}
-    # A file name that is itself templated is known to DVC only.
-    if any("${" in name or (name not in blobs and name != "params.yaml") for name in deciding):
+    deciding = _deciding(root, blobs)
+    if deciding is None:
         return None
     parts = [str(FORMAT), importlib.metadata.version("dvc")]
     parts += [f"{name} {blobs.get(name)}" for name in sorted(deciding)]
     parts += sorted(tracked(root, blobs))
     return f"graphs/{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}.json"
+
+
+def _deciding(root: Path, blobs: Mapping[str, str]) -> set[str] | None:
+    """The files whose content decides the graph, beside the paths in .dvc files; None when only DVC knows them."""
+    deciding = {file for file in blobs if Path(file).name == ".dvcignore"}
+    deciding |= {file for file in blobs if file.endswith(".dvc") and set(_load(root / file)) & {"deps", "frozen"}}
+    for file in blobs:
+        if Path(file).name != "dvc.yaml":
+            continue
+        document = _load(root / file)
+        named = {"params.yaml", *_named(document.get("vars"))}
+        for stage in (document.get("stages") or {}).values():
+            body = (stage or {}).get("do") or stage or {}
+            if body.get("wdir"):
+                return None  # templates, vars and params are looked up there
+            named |= {name for item in body.get("params") or [] if isinstance(item, dict) for name in item}
+            named |= {*_named((stage or {}).get("vars")), *_named(body.get("vars"))}
+        deciding |= {file, *(Path(Path(file).parent, name).as_posix() for name in named)}
+    # A file name that is itself templated is known to DVC only.
+    if any("${" in name or (name not in blobs and Path(name).name != "params.yaml") for name in deciding):
+        return None
+    return deciding
+
+
+def _load(file: Path) -> dict[str, Any]:
+    return (yaml.safe_load(file.read_bytes()) or {}) if file.exists() else {}
 
 
 def _named(items: Any) -> list[str]:

@@ -93,6 +93,19 @@ def test_a_tasks_process_builds_only_its_dag_and_asks_no_repository(home):
     assert list(bag["dags"]) == ["train_mnist-mlp"]
 
 
+def test_a_tasks_process_on_another_disk_knows_its_task_from_airflow(tmp_path):
+    known = {"train_m": {"after": ["ingest_d"], "tasks": {"fit": {"verb": "stage", "argument": "fit@m", "hints": {}}}}}
+    bag = read(
+        tmp_path,
+        NIGHTSHIFT_REPO="/nowhere",
+        AIRFLOW_VAR_NIGHTSHIFT_TASKS=json.dumps(known),
+        _AIRFLOW_PARSING_CONTEXT_DAG_ID="train_m",
+        _AIRFLOW_PARSING_CONTEXT_TASK_ID="fit",
+    )
+    assert bag["errors"] == {}
+    assert bag["dags"]["train_m"]["params"] == ["reason", "rerun"]
+
+
 def test_a_broken_dvc_yaml_is_an_import_error_with_file_and_line(home, tmp_path):
     work = tmp_path / "work"
     subprocess.run(["git", "clone", "--quiet", "--branch", "night", str(home / "repo.git"), str(work)], check=True)

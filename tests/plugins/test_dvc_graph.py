@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "plugins"))
 
-from dvc_graph import Dag, lay_out, read  # noqa: E402
+from dvc_graph import Dag, lay_out  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -82,23 +82,3 @@ def test_two_stages_of_one_loop_in_one_dag_keep_apart():
 def test_an_unknown_hint_names_the_stage():
     with pytest.raises(ValueError, match=r"stage 'a'.*unknown que; known: dag"):
         lay_out({"stages": {"a": stage(que="gpu")}, "data": []})
-
-
-def test_a_night_that_only_moves_the_data_renders_nothing_anew(tmp_path, monkeypatch):
-    work, bare = tmp_path / "work", tmp_path / "repo.git"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(work)], check=True)
-    subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(bare)], check=True)
-    monkeypatch.setenv("NIGHTSHIFT_REPO", str(bare))
-    monkeypatch.setenv("NIGHTSHIFT_BRANCH", "night")
-
-    def rendered_after(name: str, old: str, new: str) -> int:
-        (work / name).write_text((work / name).read_text().replace(old, new, 1))
-        git = ["git", "-c", "user.name=A Person", "-c", "user.email=person@example.org"]
-        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-am", "Edit"], cwd=work, check=True)
-        subprocess.run([*git, "push", "--quiet", str(bare), "HEAD:refs/heads/night"], cwd=work, check=True)
-        read(tmp_path)
-        return len(list((tmp_path / "graph").glob("*.json")))
-
-    assert rendered_after("data.dvc", "", "") == 1
-    assert rendered_after("data.dvc", "d751713988987e9331980363e24189ce", "0" * 32) == 1
-    assert rendered_after("params.yaml", "epochs: 16", "epochs: 17") == 2

@@ -1,0 +1,146 @@
+"""Which graph counts here: in the dag-processor that of the branch's tip, in a task's process the one its run has.
+
+The dag-processor renders with Git and DVC, once per change, and hands every task on to the workers in an Airflow
+Variable. A task's process, which loads the DAG file again, asks neither: its machine may hold nothing of this one's.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from airflow.sdk import Variable
+from dvc_graph import Dag, Task, lay_out
+
+TASKS = "nightshift_tasks"
+log = logging.getLogger(__name__)
+
+
+def of_tip(home: Path) -> dict[str, Any]:
+    """The graph of the branch's tip, rendered when none is here that is made of the same.
+
+    Raises:
+        ValueError: the graph cannot be rendered; the text is DVC's, naming file and line.
+    """
+    branch = os.environ.get("NIGHTSHIFT_BRANCH", "main")
+    repository = _repository(home, os.environ["NIGHTSHIFT_REPO"], branch)
+    for graph in _rendered(home)[:1]:
+        if _is_of(graph, ("git", "--git-dir", repository), branch):
+            return graph
+    text = _run(sys.executable, "-m", "nightshift.engine", "graph", "--rev", branch, NIGHTSHIFT_REPO=repository)
+    file = home / "graph" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(file)
+    rendered: dict[str, Any] = json.loads(text)
+    return rendered
+
+
+def hand_on(dags: Sequence[Dag]) -> None:
+    """Leave in Airflow what a task's process needs to know of each task.
+
+    A task that is no longer there stays known, so that a run which began with it can end.
+    """
+    known = json.loads(Variable.get(TASKS, default=None) or "{}")
+    now = {dag.id: {"after": dag.after, "tasks": {t.id: _essence(t) for t in dag.tasks.values()}} for dag in dags}
+    for name, was in known.items():
+        dag = now.get(name, was)
+        now[name] = dag | {"tasks": was["tasks"] | dag["tasks"]}
+    if now == known:
+        return
+    try:
+        Variable.set(TASKS, json.dumps(now), "Written by the dag-processor, read by tasks.")
+    except ImportError:
+        return  # nobody's parse, such as `airflow dags list`: no task will come of it
+
+
+def of_task(home: Path, dag: str, task: str) -> Dag:
+    """A task's DAG as far as its own process needs it: with this one task.
+
+    Raises:
+        ValueError: nobody rendered this task.
+    """
+    for graph in _rendered(home):  # on the dag-processor's machine
+        for laid_out in lay_out(graph):
+            if laid_out.id == dag and task in laid_out.tasks:
+                return Dag(dag, {task: laid_out.tasks[task]}, laid_out.after)
+    known = json.loads(Variable.get(TASKS, default=None) or "{}")
+    if task not in known.get(dag, {}).get("tasks", {}):
+        raise ValueError(
+            f"no task {task} of {dag} is in the Variable {TASKS}: the dag-processor has not rendered it; "
+            "see its import errors, then clear the task"
+        )
+    return Dag(dag, {task: Task(id=task, **known[dag]["tasks"][task])}, known[dag]["after"])
+
+
+def _essence(task: Task) -> dict[str, Any]:
+    return {name: value for name, value in asdict(task).items() if name in ("verb", "argument", "hints")}
+
+
+def _rendered(home: Path) -> list[dict[str, Any]]:
+    """The graphs rendered on this machine, newest first; the first is the one in use."""
+    files = sorted((home / "graph").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return [json.loads(file.read_text()) for file in files]
+
+
+def _is_of(graph: dict[str, Any], git: tuple[str, ...], branch: str) -> bool:
+    """Whether the branch's tip has this graph: nothing that decides it differs, and .dvc files name the same paths.
+
+    Of a .dvc file only the paths: its hashes change every night, and the graph does not.
+    """
+    if graph["made_of"] is None:
+        return graph["commit"] == _run(*git, "rev-parse", branch).strip()
+    listed = _run(*git, "ls-tree", "-r", "-z", branch).split("\0")
+    blobs = {path: about.split()[2] for about, _, path in (line.partition("\t") for line in listed if line)}
+    if any(blobs.get(path) != blob for path, blob in graph["made_of"].items()):
+        return False
+    if any(Path(path).name in ("dvc.yaml", ".dvcignore") and path not in graph["made_of"] for path in blobs):
+        return False
+    data = {path for path in blobs if path.endswith(".dvc")}
+    if data != set(graph["tracked"]):
+        return False
+    for path in data:
+        was = graph["tracked"][path]
+        if blobs[path] != was["blob"] and _outs(path, _run(*git, "show", f"{branch}:{path}")) != was["outs"]:
+            return False
+    return True
+
+
+def _outs(file: str, text: str) -> list[str]:
+    document = yaml.safe_load(text) or {}
+    return [Path(Path(file).parent, document.get("wdir", "."), out["path"]).as_posix() for out in document["outs"]]
+
+
+def _repository(home: Path, where: str, branch: str) -> str:
+    """A repository in a folder; of a URL, what was last fetched of its branch is kept beside the graphs."""
+    if Path(where).is_dir():
+        return where
+    mirror = home / "graph" / "repo.git"
+    if not mirror.exists():
+        mirror.mkdir(parents=True)
+        _run("git", "init", "--quiet", "--bare", str(mirror))
+    try:
+        fetch = ("fetch", "--quiet", "--depth=1", where, f"+refs/heads/{branch}:refs/heads/{branch}")
+        _run("git", "--git-dir", str(mirror), *fetch)
+    except ValueError as error:
+        # The DAGs stay as they are while the server is away; without any there is nothing to show but the reason.
+        if not _rendered(home):
+            raise
+        log.warning("the repository does not answer, its last known state counts: %s", error)
+    return str(mirror)
+
+
+def _run(*command: str, **settings: str) -> str:
+    environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"} | settings
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr.strip()[-2000:] or f"{' '.join(command)} exited with {done.returncode}")
+    return done.stdout
