@@ -10,7 +10,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ def of_tip(home: Path) -> dict[str, Any]:
     """
     branch = os.environ.get("NIGHTSHIFT_BRANCH", "main")
     repository = _repository(home, os.environ["NIGHTSHIFT_REPO"], branch)
-    for graph in _rendered(home)[:1]:
-        if _is_of(graph, ("git", "--git-dir", repository), branch):
-            return graph
+    known = next(_rendered(home), None)
+    if known and _is_of(known, ("git", "--git-dir", repository), branch):
+        return known
     text = _run(sys.executable, "-m", "nightshift.engine", "graph", "--rev", branch, NIGHTSHIFT_REPO=repository)
     file = home / "graph" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +85,18 @@ def _essence(task: Task) -> dict[str, Any]:
     return {name: value for name, value in asdict(task).items() if name in ("verb", "argument", "hints")}
 
 
-def _rendered(home: Path) -> list[dict[str, Any]]:
+def version(home: Path) -> str | None:
+    """The name of the graph in use on this machine; None when there is none."""
+    return next((file.stem for file in _files(home)), None)
+
+
+def _rendered(home: Path) -> Iterator[dict[str, Any]]:
     """The graphs rendered on this machine, newest first; the first is the one in use."""
-    files = sorted((home / "graph").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    return [json.loads(file.read_text()) for file in files]
+    return (json.loads(file.read_text()) for file in _files(home))
+
+
+def _files(home: Path) -> list[Path]:
+    return sorted((home / "graph").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
 
 
 def _is_of(graph: dict[str, Any], git: tuple[str, ...], branch: str) -> bool:
@@ -132,7 +140,7 @@ def _repository(home: Path, where: str, branch: str) -> str:
         _run("git", "--git-dir", str(mirror), *fetch)
     except ValueError as error:
         # The DAGs stay as they are while the server is away; without any there is nothing to show but the reason.
-        if not _rendered(home):
+        if version(home) is None:
             raise
         log.warning("the repository does not answer, its last known state counts: %s", error)
     return str(mirror)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 Options = Mapping[str, Mapping[str, Any]]  # section to option to value
+BUNDLE = "dvc_bundle.TipBundle"  # of plugins/
 
 
 def common(checkout: PurePath, url: str) -> dict[str, dict[str, Any]]:
@@ -33,7 +35,13 @@ def common(checkout: PurePath, url: str) -> dict[str, dict[str, Any]]:
             "scheduler_health_check_threshold": 20,
             "orphaned_tasks_check_interval": 20,
         },
-        "dag_processor": {"refresh_interval": 5, "min_file_process_interval": 30, "parsing_processes": 1},
+        "dag_processor": {
+            "refresh_interval": 5,
+            "min_file_process_interval": 30,
+            "parsing_processes": 1,
+            # A bundle that knows versions: a commit in the middle of a run does not change the run's tasks.
+            "dag_bundle_config_list": json.dumps([{"name": "dags-folder", "classpath": BUNDLE, "kwargs": {}}]),
+        },
         "workers": {
             # A task lives through a minute without the API, and does not take a slow first answer for a failure.
             "max_failed_heartbeats": 12,
