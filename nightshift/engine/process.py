@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -98,11 +99,31 @@ def _kill(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _who(pid: int) -> dict[str, int | str]:
-    """A process by number and start, because numbers come back."""
+def me() -> dict[str, int | str]:
+    """This process, so that others can find out whether it lives (``is_gone``)."""
+    return {"machine": _machine(), **_who(os.getpid())}
+
+
+def is_gone(who: dict[str, int | str]) -> bool:
+    """Whether a process (``me``) of this machine is dead; False when it is one of another machine: nobody knows."""
+    return who["machine"] == _machine() and {"machine": who["machine"], **_who(int(who["pid"]))} != who
+
+
+def _machine() -> str:
+    """What shares its process numbers: one boot of a machine, and one container on it."""
     try:
-        # Linux: field 22 after the name in parentheses, in clock ticks since boot; no process is started for it.
-        return {"pid": pid, "started": Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]}
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()
+
+
+def _who(pid: int) -> dict[str, int | str]:
+    """A process by number and start, because numbers come back; one that is dead and not waited for has no start."""
+    try:
+        # Linux: fields 3 and 22 (clock ticks since boot), after the name in parentheses; no process is started for it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return {"pid": pid, "started": "" if fields[0] == "Z" else fields[19]}
     except OSError:
         if Path("/proc/self/stat").exists():
             return {"pid": pid, "started": ""}

@@ -11,9 +11,10 @@ from nightshift.engine import checkpoints, durations
 from nightshift.engine import plan as plans
 from nightshift.engine.changes import Change, changes
 from nightshift.engine.journal import Journal
+from nightshift.engine.lease import lease
 from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.report import Receipt, say
-from nightshift.engine.settings import home
+from nightshift.engine.settings import home, seconds
 from nightshift.errors import NightshiftError
 
 Fragments = dict[str, dict[str, dict[str, Any]]]
@@ -45,36 +46,66 @@ def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
     if not changed and not plan["unclear"] and not rerun:
         return _put(journal, name, plan["entry"], "unchanged", inputs, "its inputs are those of the recorded run")
 
+    for line in [*map(str, changed), *([f"left to DVC: {plan['unclear']}"] if plan["unclear"] else [])]:
+        say(f"{name} changed: {line}")
     objects = Objects(base["remote"], home() / "cache")
     key = plans.run_key(plan, inputs)
-    records = _records(objects, key) if key else []
-    if not rerun:
-        for line in [*map(str, changed), *([f"left to DVC: {plan['unclear']}"] if plan["unclear"] else [])]:
-            say(f"{name} changed: {line}")
-        for record in records:
-            if not changes(plan, inputs, record) and _has_outs(objects, record):
-                return _put(
-                    journal, name, record, "restored", inputs, "somebody computed it from the same inputs before"
-                )
 
+    def computed() -> Receipt:
+        return _computed(journal, base, fragments, name, inputs, objects, key, attempt)
+
+    if rerun or not key:
+        return computed()
+    if receipt := _restored(journal, name, plan, inputs, objects, key):
+        return receipt
+    with lease(journal.store, key, f"run {run} of {dag}", seconds("NIGHTSHIFT_LEASE_SECONDS", 10)):
+        # Who held it before has left its result; an attempt of this very task, in this run's journal.
+        if found := journal.get(f"stages/{name}.json"):
+            return _receipt(name, found, "found: an earlier attempt finished it")
+        return _restored(journal, name, plan, inputs, objects, key) or computed()
+
+
+def _restored(
+    journal: Journal, name: str, plan: dict[str, Any], inputs: Mapping[str, str], objects: Objects, key: str
+) -> Receipt | None:
+    """What somebody computed before from the same inputs, if the remote still has all of it."""
+    for record in _records(objects, key):
+        if not changes(plan, inputs, record) and _has_outs(objects, record):
+            return _put(journal, name, record, "restored", inputs, "somebody computed it from the same inputs before")
+    return None
+
+
+def _computed(
+    journal: Journal,
+    base: dict[str, Any],
+    fragments: Fragments,
+    name: str,
+    inputs: Mapping[str, str],
+    objects: Objects,
+    key: str | None,
+    attempt: int,
+) -> Receipt:
     from nightshift.engine.compute import compute, push_record
 
     started = time.monotonic()
     say(f"attempt {attempt} of {name}")
+    plan, rerun = base["stages"][name], base["conf"]["rerun"]
+    changed = changes(plan, inputs, plan["entry"])
     left = key or checkpoints.key_of([name, plan, inputs])
     if rerun:  # it computes in any case: of what others left it takes nothing
-        left = checkpoints.key_of([left, dag, run])
+        left = checkpoints.key_of([left, journal.dag, journal.run])
     entry = compute(journal, base, fragments, name, inputs, objects, force=rerun, checkpoints=left)
     if rerun:
         recorded = [] if changed or plan["unclear"] else [plan["entry"]]
-        for other in recorded + [record for record in records if not changes(plan, inputs, record)]:
+        recorded += [record for record in (_records(objects, key) if key else []) if not changes(plan, inputs, record)]
+        for other in recorded:
             _same_bytes(name, entry, other)
-    seconds = time.monotonic() - started
+    took = time.monotonic() - started
     if entry == plan["entry"] and not rerun:
         receipt = _put(journal, name, entry, "unchanged", inputs, "DVC leaves its entry as it was")
     else:
-        receipt = _put(journal, name, entry, "done", inputs, f"computed in {seconds:.0f} s", changed, seconds)
-    durations.note(journal.store, name, seconds)
+        receipt = _put(journal, name, entry, "done", inputs, f"computed in {took:.0f} s", changed, took)
+    durations.note(journal.store, name, took)
     if key:
         push_record(objects, key, entry)
     checkpoints.forget(journal.store, left)

@@ -2,13 +2,17 @@
 
 ``put_new`` is the promise that everything rests on: of any number of writers of one key exactly one gets True, and a
 reader sees the whole object or none. On S3 that is ``If-None-Match: *``, in a folder a hard link from a whole file.
+``swap`` is the same for an object that changes: ``If-Match``, and in a folder a lock.
 """
 
+import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -43,6 +47,13 @@ class Store(Protocol):
 
     def get_file(self, key: str, path: Path) -> None:
         """Bring the object to a file, which appears whole or not at all; KeyError when there is none."""
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """The object's bytes and its version; KeyError when there is none."""
+
+    def swap(self, key: str, data: bytes, version: str | None) -> str | None:
+        """Replace the object while it has this version (None: create it); its new version, or None (and nothing
+        changed) when it has another by now. Bytes that nobody else writes make the answer certain."""
 
     def put_new_file(self, key: str, path: Path) -> bool:
         """As ``put_new``, from a file."""
@@ -136,6 +147,22 @@ class FolderStore:
         with whole_file(path) as temporary:
             shutil.copyfile(source, temporary)
 
+    def read(self, key: str) -> tuple[bytes, str]:
+        data = self.get(key)
+        return data, _version(data)
+
+    def swap(self, key: str, data: bytes, version: str | None) -> str | None:
+        target = self._path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._watch(), (target.parent / f"{_TEMPORARY}lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # gone with the process, however it ends
+            have = target.read_bytes() if target.exists() else None
+            if (None if have is None else _version(have)) == version:
+                self.put(key, data)
+            elif have != data:
+                return None
+            return _version(data)
+
     def put_new_file(self, key: str, path: Path) -> bool:
         return self.put_new(key, path.read_bytes())
 
@@ -173,6 +200,10 @@ class FolderStore:
             raise StoreUnavailable(
                 f"{self.url} does not answer: {error}", f"check the folder {self.url} and the free space of its disk"
             ) from error
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _unless_missing(error: OSError) -> None:
@@ -242,6 +273,28 @@ class S3Store:
         with whole_file(path) as temporary, self._watch(key), temporary.open("wb") as file:
             body = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"]
             shutil.copyfileobj(body, file, 1 << 20)
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        with self._watch(key):
+            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            return answer["Body"].read(), answer["ETag"]
+
+    def swap(self, key: str, data: bytes, version: str | None) -> str | None:
+        from botocore.exceptions import ClientError
+
+        put = partial(self._client.put_object, Bucket=self.bucket, Key=self.prefix + key, Body=data)
+        with self._watch(key):
+            try:
+                return (put(IfMatch=version) if version else put(IfNoneMatch="*"))["ETag"]
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (404, 409, 412):
+                    raise
+        # Another's, or ours: an answer was lost, and the client asked again.
+        try:
+            found, now = self.read(key)
+        except KeyError:
+            return None
+        return now if found == data else None
 
     def put_new_file(self, key: str, path: Path) -> bool:
         # One PUT, up to 5 GB: S3's managed multipart upload knows no If-None-Match.

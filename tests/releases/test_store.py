@@ -67,6 +67,37 @@ def test_of_many_writers_of_one_key_exactly_one_wins(store: Store) -> None:
     assert store.get("race") == str(won.index(True)).encode()
 
 
+def test_swap_creates_once_and_replaces_only_what_was_seen(store: Store) -> None:
+    first = store.swap("key", b"1", None)
+    assert first
+    assert store.read("key") == (b"1", first)
+    assert store.swap("key", b"x", None) is None
+    second = store.swap("key", b"2", first)
+    assert second
+    assert store.swap("key", b"x", first) is None
+    assert store.get("key") == b"2"
+    assert store.swap("key", b"2", first) == second, "an answer that was lost is given again"
+    store.delete("key")
+    assert store.swap("key", b"x", second) is None
+    with pytest.raises(KeyError):
+        store.read("key")
+
+
+def test_of_many_swaps_of_one_version_exactly_one_wins(store: Store) -> None:
+    version = store.swap("race", b"start", None)
+    barrier = threading.Barrier(16)
+
+    def write(number: int) -> str | None:
+        barrier.wait()
+        return store.swap("race", b"%d" % number, version)
+
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(write, range(16)))
+    assert len([new for new in won if new]) == 1
+    number = next(n for n, new in enumerate(won) if new)
+    assert store.read("race") == (b"%d" % number, won[number])
+
+
 def test_a_file_of_many_parts_replaces_the_object_whole(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(os.urandom(20 << 20))  # S3's client cuts what is larger than 8 MiB
     store.put("key", b"before")
