@@ -10,14 +10,14 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.datasets.landing import Bucket, Folder, LandedFile, LandingError, is_date, open_landing
+from pipelines.datasets.landing import Bucket, Folder, LandedFile, LandingError, Listing, is_date, open_landing
 from pipelines.datasets.snapshot import Snapshot, SnapshotError
 from pipelines.params.dataset import Dataset
 from pipelines.params.section import ParamsError
@@ -43,16 +43,13 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
             "dataset": dataset,
             "taken": [],
             "held": [],
-            "left_out": [{"date": name, "reason": "is no date=YYYY-MM-DD/ folder"} for name in listing.strange],
-            "skipped_after_until": [day for day in listing.days if day > until.isoformat()],
+            **_not_taken(listing, until),
             "changed": [],
             "removed": [],
             "quarantine": [],
         }
         refused = {(item["date"], item["checksum"]): item["reason"] for item in held}
-        for day, files in listing.days.items():
-            if day > until.isoformat() or _is_known(files, snapshot.days.get(day)):
-                continue
+        for day, files in _pending(listing, until, snapshot):
             if files:
                 rows, found = reader.Rows(), _read(landing, day, files)
                 entries = [_read_one(reader, file, data, params.records, rows) for file, data in found]
@@ -65,6 +62,62 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
     report["quarantined"] = len(report["quarantine"])
     report["quarantine"] = report["quarantine"][:100]
     return report
+
+
+def foresee(dataset: str, until: date, held: list[dict[str, str]], root: Path = Path()) -> dict[str, Any]:
+    """What ``ingest`` would do, from listings alone: no file is read, and nothing is written.
+
+    Returns:
+        Like the report of ``ingest``, with ``files`` and ``bytes`` of each day instead of its rows. ``sure`` is False
+        of a day that may turn out to be the one that is there: its files have the same sizes, and other times.
+    """
+    params = Dataset.load("datasets", dataset, file=root / "params.yaml")
+    landing = open_landing(params.landing)
+    snapshot, listing = Snapshot(root, dataset), landing.list()
+    refused = {(item["date"], item.get("landed")): item["reason"] for item in held}
+    report: dict[str, Any] = {"dataset": dataset, "taken": [], "held": [], **_not_taken(listing, until)}
+    days = set(snapshot.days)
+    for day, files in _pending(listing, until, snapshot):
+        before, now = snapshot.days.get(day), [(file.name, file.size, file.etag) for file in files]
+        if reason := refused.get((day, _landed(now))):
+            report["held"].append({"date": day, "reason": reason})
+            continue
+        if not files:
+            report["left_out"].append({"date": day, "reason": f"{landing.url}/date={day}/ is empty"})
+            continue
+        had = [(entry["name"], entry["size"], entry["etag"]) for entry in before["files"]] if before else []
+        report["taken"].append(
+            {
+                "date": day,
+                "why": _why(before and set(had), set(now), late=any(day < other for other in days)),
+                "files": len(files),
+                "bytes": sum(file.size for file in files),
+                "sure": not {(name, size) for name, size, _ in now} <= {(name, size) for name, size, _ in had},
+            }
+        )
+        days.add(day)
+    report["rows"] = sum(entry["rows"] for entry in snapshot.days.values())
+    report["stale"] = _stale(days, until, params.freshness_days)
+    return report
+
+
+def _pending(listing: Listing, until: date, snapshot: Snapshot) -> Iterator[tuple[str, list[LandedFile]]]:
+    """The days up to ``until`` whose files are not all in the index."""
+    for day, files in listing.days.items():
+        if day <= until.isoformat() and not _is_known(files, snapshot.days.get(day)):
+            yield day, files
+
+
+def _not_taken(listing: Listing, until: date) -> dict[str, Any]:
+    return {
+        "left_out": [{"date": name, "reason": "is no date=YYYY-MM-DD/ folder"} for name in listing.strange],
+        "skipped_after_until": [day for day in listing.days if day > until.isoformat()],
+    }
+
+
+def _landed(files: list[tuple[str, int, str]]) -> str:
+    """A digest of what a listing says of a day: names, sizes, etags."""
+    return hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()
 
 
 def _is_known(files: list[LandedFile], before: dict[str, Any] | None) -> bool:
@@ -100,7 +153,11 @@ def _take(
         return
     partition, profile, duplicates = reader.tables(rows, records)
     sha256 = snapshot.stage(day, partition=partial(reader.write, partition), profile=partial(reader.write, profile))
-    why = _why(before, entries, late=any(day < other for other in snapshot.days))
+    why = _why(
+        before and {(entry["name"], entry["sha256"]) for entry in before["files"]},
+        {(entry["name"], entry["sha256"]) for entry in entries},
+        late=any(day < other for other in snapshot.days),
+    )
     snapshot.days[day] = {
         "rows": len(partition),
         "sha256": sha256,
@@ -112,6 +169,7 @@ def _take(
         {
             "date": day,
             "checksum": checksum,
+            "landed": _landed([(entry["name"], entry["size"], entry["etag"]) for entry in entries]),
             "rows": len(partition),
             "why": why,
             "files": len(entries),
@@ -146,22 +204,31 @@ def _read_one(reader: Any, file: LandedFile, data: bytes, records: Any, rows: An
     }
 
 
-def _why(before: dict[str, Any] | None, entries: list[dict[str, Any]], *, late: bool) -> str:
+def _why(before: set[Any] | None, now: set[Any], *, late: bool) -> str:
     """new, late (older than a day that is already there), late file (joins its day) or replaced."""
     if before is None:
         return "late" if late else "new"
-    now = {(entry["name"], entry["sha256"]) for entry in entries}
-    return "late file" if {(entry["name"], entry["sha256"]) for entry in before["files"]} <= now else "replaced"
+    return "late file" if before <= now else "replaced"
 
 
-def _stale(days: dict[str, Any], until: date, freshness_days: int | None) -> str | None:
-    if freshness_days is None or not days:
+def _stale(days: Iterable[str], until: date, freshness_days: int | None) -> str | None:
+    newest = max(days, default=None)
+    if freshness_days is None or newest is None:
         return None
-    newest = max(days)
     age = (until - date.fromisoformat(newest)).days
     if age <= freshness_days:
         return None
     return f"the newest day is {newest}, {age} days before {until}; at most {freshness_days} are wanted"
+
+
+def foretold(report: dict[str, Any]) -> Iterator[str]:
+    """What is foreseen, in lines for a person."""
+    for day in report["taken"]:
+        maybe = "" if day["sure"] else ", unless it is the one that is there"
+        yield f"{day['date']}  {day['why']}: {day['files']} file(s), {day['bytes']:,} bytes{maybe}"
+    yield from _left(report)
+    if not report["taken"]:
+        yield f"{report['dataset']}: nothing new"
 
 
 def told(report: dict[str, Any]) -> Iterator[str]:
@@ -169,12 +236,7 @@ def told(report: dict[str, Any]) -> Iterator[str]:
     for day in report["taken"]:
         extra = "".join(f", {day[word]:,} {word}" for word in ("quarantined", "duplicates") if day[word])
         yield f"{day['date']}  {day['why']}: {day['rows']:,} rows from {day['files']} file(s){extra}"
-    for day in report["held"]:
-        yield f"{day['date']}  held, not taken: {day['reason']}"
-    for day in report["left_out"]:
-        yield f"{day['date']}  left out: {day['reason']}"
-    if report["skipped_after_until"]:
-        yield f"{', '.join(report['skipped_after_until'])}  not yet: after the date up to which data counts"
+    yield from _left(report)
     for item in report["quarantine"][:20]:
         yield f"  quarantined: {item['file']}, {item['record']}: {item['reason']}"
     if report["quarantined"] > 20:
@@ -188,12 +250,22 @@ def told(report: dict[str, Any]) -> Iterator[str]:
         yield f"{report['dataset']}: {nothing}{report['rows']:,} rows in the snapshot"
 
 
+def _left(report: dict[str, Any]) -> Iterator[str]:
+    for day in report["held"]:
+        yield f"{day['date']}  held, not taken: {day['reason']}"
+    for day in report["left_out"]:
+        yield f"{day['date']}  left out: {day['reason']}"
+    if report["skipped_after_until"]:
+        yield f"{', '.join(report['skipped_after_until'])}  not yet: after the date up to which data counts"
+
+
 def main(argv: list[str] | None = None) -> int:
     """0 done (also with nothing new), 1 failed, 2 wrong use."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.ingest", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dataset")
     parser.add_argument("--until", help="the last day that counts, YYYY-MM-DD (default: yesterday, UTC)")
     parser.add_argument("--held", type=Path, help='JSON: [{"date", "checksum", "reason"}] to leave out')
+    parser.add_argument("--plan", action="store_true", help="only say what would be taken; reads listings alone")
     parser.add_argument("--report", type=Path, help="where to write what happened, as JSON")
     args = parser.parse_args(argv)
     if args.until and not is_date(args.until):
@@ -201,13 +273,13 @@ def main(argv: list[str] | None = None) -> int:
     until = date.fromisoformat(args.until) if args.until else datetime.now(UTC).date() - timedelta(days=1)
     held = json.loads(args.held.read_text()) if args.held else []
     try:
-        report = ingest(args.dataset, until, held)
+        report = (foresee if args.plan else ingest)(args.dataset, until, held)
         if args.report:
             args.report.write_text(json.dumps(report, indent=1) + "\n")
     except (ParamsError, LandingError, SnapshotError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ParamsError) else 1
-    for line in told(report):
+    for line in foretold(report) if args.plan else told(report):
         print(line)
     return 0
 

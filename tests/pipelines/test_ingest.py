@@ -17,7 +17,7 @@ import yaml
 
 from pipelines.datasets.landing import LandingError
 from pipelines.datasets.snapshot import SnapshotError
-from pipelines.ingest import ingest, main, told
+from pipelines.ingest import foresee, foretold, ingest, main, told
 from pipelines.params.section import ParamsError
 from tests.pipelines.small import checkout, digests, land, land_day, parquet, pixels, png, table
 
@@ -391,3 +391,47 @@ def test_the_command_writes_its_report_and_says_each_day(
     said = capsys.readouterr().out
     assert "2026-01-01  new: 60 rows from 2 file(s)" in said
     assert "small: 60 rows in the snapshot" in said
+
+
+def test_what_is_foreseen_from_listings_alone_is_what_ingest_then_does(
+    root: Path, landing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, day in enumerate(("2026-01-02", "2026-01-03", "2026-01-04", "2026-01-05")):
+        land_day(landing, day, 100 * number, tests=10 * (not number))
+    run(root)
+    land(landing, "2026-01-01", {"train.parquet": parquet(table(range(500, 520)))})
+    land(landing, "2026-01-02", {"more.parquet": parquet(table(range(520, 540)))})
+    land(landing, "2026-01-03", {"train.parquet": parquet(table(range(540, 590)))})
+    os.utime(landing / "date=2026-01-04" / "train.parquet", (0, 0))
+    land_day(landing, "2026-01-06", 600, tests=0)
+    (refused,) = [day for day in run(checkout(root.parent / "other", str(landing)))["taken"] if day["date"][-1] == "6"]
+    held = [{name: refused[name] for name in ("date", "checksum", "landed")} | {"reason": "too dark"}]
+    land_day(landing, "2026-01-07", 700, tests=0)
+    land_day(landing, "2026-02-07", 800, tests=0)
+    (landing / "date=2026-01-08").mkdir()
+    (landing / "notes").mkdir()
+
+    before = digests(root / "data")
+    with monkeypatch.context() as nobody:
+        nobody.setattr("pipelines.datasets.landing.Folder.read", lambda *_: pytest.fail("a file was read"))
+        foreseen = foresee("small", NIGHT, held, root)
+    assert digests(root / "data") == before
+    done = run(root, held=held)
+
+    sure = {day["date"]: day["why"] for day in foreseen["taken"] if day["sure"]}
+    assert sure == why(done)
+    assert sure == {"2026-01-01": "late", "2026-01-02": "late file", "2026-01-03": "replaced", "2026-01-07": "new"}
+    assert [day["date"] for day in foreseen["taken"] if not day["sure"]] == ["2026-01-04"]
+    assert [day["date"] for day in foreseen["held"]] == [day["date"] for day in done["held"]] == ["2026-01-06"]
+    assert foreseen["left_out"] == done["left_out"]
+    assert foreseen["skipped_after_until"] == done["skipped_after_until"] == ["2026-02-07"]
+    assert any("unless it is the one that is there" in line for line in foretold(foreseen))
+
+
+def test_a_held_day_whose_files_were_replaced_is_foreseen_as_taken(root: Path, landing: Path) -> None:
+    land_day(landing, "2026-01-01", 0)
+    (day,) = run(checkout(root.parent / "other", str(landing)))["taken"]
+    held = [{"date": day["date"], "checksum": day["checksum"], "landed": day["landed"], "reason": "too dark"}]
+    assert foresee("small", NIGHT, held, root)["taken"] == []
+    land(landing, "2026-01-01", {"train.parquet": parquet(table(range(70)))})
+    assert why(foresee("small", NIGHT, held, root)) == {"2026-01-01": "new"}

@@ -10,6 +10,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("dataset")
 for name in ("until", "held", "report"):
     parser.add_argument(f"--{name}")
+parser.add_argument("--plan", action="store_true")
 args = parser.parse_args()
 
 landing = Path(os.environ["NIGHTSHIFT_REGISTRY"]).with_name("landing") / args.dataset
@@ -27,15 +28,17 @@ for file in sorted(landing.glob("*.txt")):
         report["held"].append({"date": day, "checksum": checksum, "reason": "held"})
     elif index.get(day, {}).get("checksum") != checksum:
         rows = len(content.splitlines())
-        report["taken"].append(
-            {"date": day, "checksum": checksum, "rows": rows, "why": "replaced" if day in index else "new"}
-        )
+        taken = {"date": day, "checksum": checksum, "rows": rows, "why": "replaced" if day in index else "new"}
+        report["taken"].append(taken | {"landed": checksum, "sure": True, "files": 1, "bytes": len(content)})
+        if args.plan:
+            continue
         index[day] = {"checksum": checksum, "rows": rows}
         for folder in (data, profiles):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"date={day}.parquet").write_bytes(content)
             report["changed"].append(f"{folder}/date={day}.parquet")
-for day in sorted(set(index) - {file.stem for file in landing.glob("*.txt")}):
+gone = set() if args.plan else set(index) - {file.stem for file in landing.glob("*.txt")}
+for day in sorted(gone):
     del index[day]
     report["removed"] += [f"{folder}/date={day}.parquet" for folder in (data, profiles)]
 if report["changed"] or report["removed"]:
