@@ -25,6 +25,7 @@ VERBS = {
     "The night": {
         "land": "Drop the next demo day into the landing zone.",
         "ingest": "Take what has landed into the snapshot of this checkout.",
+        "plan": "What tonight will do, and what will stop it, before it runs.",
         "night": "Start, land, train, prove and serve: one night, followed to its end.",
     },
     "Releases and the ledger": {

@@ -58,7 +58,7 @@ def changes(plan: Mapping[str, Any], inputs: Mapping[str, str], entry: Mapping[s
     deps = entry_hashes(entry.get("deps", []), plan["wdir"])
     for path in sorted({*deps, *inputs}):
         if deps.get(path) != inputs.get(path):
-            found.append(Change(_kind(path, plan), path, deps.get(path), inputs.get(path)))
+            found.append(Change(kind(path, plan), path, deps.get(path), inputs.get(path)))
     outs = entry_hashes(entry.get("outs", []), plan["wdir"])
     for path in sorted({*outs} ^ {*plan["outs"]}):
         found.append(Change("output", path, outs.get(path), None if path in outs else ""))
@@ -76,7 +76,8 @@ def _parameters(name: str, before: Any, after: Any) -> Iterator[Change]:
         yield Change("parameter", name, _text(before), _text(after))
 
 
-def _kind(path: str, plan: Mapping[str, Any]) -> str:
+def kind(path: str, plan: Mapping[str, Any]) -> str:
+    """``what`` of a dependency's change: opponent, input (a stage or ingest makes it) or code."""
     if path.startswith("champions/"):
         return "opponent"
     return "input" if path in plan["generated"] else "code"

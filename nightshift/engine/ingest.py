@@ -37,7 +37,7 @@ def ingest(dataset: str, dag: str, run: str) -> Receipt:
         files = {path: known[path]["file"] for path in paths}
         outs = {path: known[path]["entry"] for path in paths}
         lay_data(space.root, outs, files)
-        _bring_index(space.root, dataset, outs[paths[1]]["md5"], objects)
+        bring_index(space.root, dataset, outs[paths[1]]["md5"], objects)
         report = _take(space, dataset, base["until"], held_days(journal.store, dataset))
         changed = sorted({*report["changed"], *report["removed"]})
         if changed:
@@ -66,7 +66,7 @@ def ingest_into(root: Path, dataset: str, until: str) -> dict[str, Any]:
     if absent := [path for path in paths if path not in data]:
         lay_data(root, {path: known[path] for path in absent}, dict.fromkeys(absent, "data.dvc"))
     objects = Objects(remote_url(root / ".dvc" / "config"), root / ".dvc" / "cache")
-    _bring_index(root, dataset, known[paths[1]]["md5"], objects)
+    bring_index(root, dataset, known[paths[1]]["md5"], objects)
     with tempfile.TemporaryDirectory(prefix="nightshift-ingest-") as scratch:
         space = Workspace(root, Path(scratch))
         report = _take(space, dataset, until, held_days(open_store(setting("NIGHTSHIFT_WORK")), dataset))
@@ -85,7 +85,7 @@ def _paths(dataset: str) -> tuple[str, str]:
     return f"data/{dataset}", f"data/profiles/{dataset}"
 
 
-def _bring_index(root: Path, dataset: str, listing: str, objects: Objects) -> None:
+def bring_index(root: Path, dataset: str, listing: str, objects: Objects) -> None:
     """The snapshot's index, which is all of it that ingest reads."""
     target = root / "data" / "profiles" / dataset / "index.json"
     wanted = objects.members(listing).get("index.json") if listing != EMPTY_LISTING else None

@@ -5,6 +5,7 @@ what serves already, and not when this very challenger met this opponent before.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from nightshift.engine.journal import Journal
@@ -28,10 +29,7 @@ def pin(model: str, dag: str, run: str) -> Receipt:
         text = base["champions"][model]
         before = json.loads(text)
         hashes = _hashes(base, journal.fragments(), path)
-        store = open_store(setting("NIGHTSHIFT_REGISTRY"))
-        live = Ledger(store).live(model)
-        built_from = Registry(store).manifest(model, live.digest).lineage.get("train_outputs", {}) if live else {}
-        now, why = decide(before, live, built_from, model, hashes)
+        now, why = meet(model, before, hashes)
         if now != before:
             text = json.dumps(now) + "\n"
         outcome = "done" if now != before else "unchanged"
@@ -48,8 +46,16 @@ def pin(model: str, dag: str, run: str) -> Receipt:
     return Receipt(fragment["outcome"], f"{model}: {fragment['why']}", {"champion": json.loads(fragment["text"])})
 
 
+def meet(model: str, before: dict[str, Any], hashes: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    """``decide``, with what the ledger says now."""
+    store = open_store(setting("NIGHTSHIFT_REGISTRY"))
+    live = Ledger(store).live(model)
+    built_from = Registry(store).manifest(model, live.digest).lineage.get("train_outputs", {}) if live else {}
+    return decide(before, live, built_from, model, hashes)
+
+
 def decide(
-    before: dict[str, Any], live: Order | None, built_from: dict[str, str], model: str, hashes: dict[str, str]
+    before: dict[str, Any], live: Order | None, built_from: dict[str, str], model: str, hashes: Mapping[str, str]
 ) -> tuple[dict[str, Any], str]:
     """The champion file that this run wants, and why.
 

@@ -17,10 +17,15 @@ PROFILES = "data/profiles/"
 CHAMPIONS = "champions/"
 
 
+def home_of(stage: dict[str, Any]) -> str:
+    """The DAG of a stage: its hint names it; without a hint it is ``dvc``."""
+    hints = (stage["meta"] or {}).get("airflow") or {}
+    return str(hints.get("dag", "dvc"))
+
+
 def mine(graph: dict[str, Any], dag: str) -> list[str]:
-    """The stages of a DAG: those whose hint names it; without a hint a stage belongs to the DAG ``dvc``."""
-    hints = {name: ((stage["meta"] or {}).get("airflow") or {}) for name, stage in graph["stages"].items()}
-    return [name for name in graph["stages"] if hints[name].get("dag", "dvc") == dag]
+    """The stages of a DAG."""
+    return [name for name, stage in graph["stages"].items() if home_of(stage) == dag]
 
 
 def lay(

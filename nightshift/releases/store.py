@@ -61,6 +61,9 @@ class Store(Protocol):
     def put_file(self, key: str, path: Path) -> None:
         """As ``put``, from a file of any size."""
 
+    def demand_write(self) -> None:
+        """Raises StoreDenied when ``put`` would; writes nothing."""
+
 
 def open_store(url: str) -> Store:
     """The store of ``s3://bucket[/prefix]`` or of a folder's path (which may not exist yet)."""
@@ -169,6 +172,11 @@ class FolderStore:
     def put_file(self, key: str, path: Path) -> None:
         with self._watch(), whole_file(self._path(key)) as temporary:
             shutil.copyfile(path, temporary)
+
+    def demand_write(self) -> None:
+        nearest = next(folder for folder in (self.root.absolute(), *self.root.absolute().parents) if folder.exists())
+        if not os.access(nearest, os.W_OK):
+            raise StoreDenied(f"no right to write in {nearest}, for {self.url}", "give this user the right")
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts
@@ -304,6 +312,18 @@ class S3Store:
     def put_file(self, key: str, path: Path) -> None:
         with self._watch(key), path.open("rb") as file:
             self._client.upload_fileobj(file, self.bucket, self.prefix + key)
+
+    def demand_write(self) -> None:
+        from botocore.exceptions import ClientError
+
+        key, nothing = "checks/nothing", '"00000000000000000000000000000000"'
+        with self._watch(key):
+            try:
+                # On condition that an object that is not there is unchanged: who may write fails on the condition.
+                self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=b"", IfMatch=nothing)
+            except ClientError as error:
+                if error.response["Error"].get("Code") not in ("PreconditionFailed", "NoSuchKey"):
+                    raise
 
     def _put_new(self, key: str, body: Any) -> bool:
         from botocore.exceptions import ClientError

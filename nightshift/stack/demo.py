@@ -100,14 +100,18 @@ def land_next(dataset: str, store: Store, taken_or_held: set[str], downloads: Pa
     ``store`` is the data set's own landing zone, ``taken_or_held`` the days that a night has already decided about.
     A day that an earlier call landed only in part is completed.
     """
+    day = next_day(dataset, store, taken_or_held)
+    if day:
+        land(dataset, day, store, downloads)
+    return day
+
+
+def next_day(dataset: str, store: Store, taken_or_held: set[str]) -> str | None:
+    """The demo day that ``land_next`` would land."""
     landed = landed_days(dataset, store)
     if landed and landed[-1] not in taken_or_held:
         return None
-    waiting = [day for day in DAYS if day not in landed]
-    if not waiting:
-        return None
-    land(dataset, waiting[0], store, downloads)
-    return waiting[0]
+    return next((day for day in DAYS if day not in landed), None)
 
 
 def landed_days(dataset: str, store: Store) -> list[str]:

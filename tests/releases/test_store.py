@@ -156,6 +156,18 @@ def test_keys_without_the_right_are_denied_by_name(s3, monkeypatch: pytest.Monke
         open_store(f"s3://{s3.registry}").put_new("releases/x", b"x")
 
 
+def test_who_may_write_is_known_without_a_write(store: Store) -> None:
+    store.demand_write()
+    assert store.list("") == []
+
+
+def test_who_may_not_write_is_told_before_writing(s3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment("worker").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreDenied, match=s3.registry):
+        open_store(f"s3://{s3.registry}").demand_write()
+
+
 def test_a_bucket_that_is_not_there_is_no_missing_key(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3.environment("admin").items():
         monkeypatch.setenv(name, value)
