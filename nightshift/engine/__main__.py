@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from nightshift.engine.report import Receipt
 from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseError
 
+# A task waits for an S3 server that is away for a minute or two; boto3 and DVC read these.
+PATIENCE = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "16"}
 RUN_VERBS = {
     "begin": None,
     "ingest": "dataset",
@@ -25,6 +28,8 @@ RUN_VERBS = {
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 wrong use, 3 held or refused by a rule."""
     signal.signal(signal.SIGTERM, _terminated)
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     args = _parser().parse_args(arguments)
     try:
         receipt = _dispatch(args)

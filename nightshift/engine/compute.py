@@ -61,6 +61,8 @@ def compute(
             after = _entries(space.root)
             # When DVC had nothing to do there is nothing here to push: the remote has it since it was recorded.
             if ended.status and not (steps[ended.step][1] == "push" and after == before):
+                if steps[ended.step][1] in ("checkout", "pull"):
+                    _check_inputs(name, plan, inputs, objects)
                 raise NightshiftError(
                     f"{name} failed, {DOING[steps[ended.step][1]]}: {ended.last_words()}",
                     "read the lines above it, mend the cause, and clear the task",
@@ -74,6 +76,16 @@ def compute(
                 "a stage must not run DVC itself: mend its command",
             )
         return entry
+
+
+def _check_inputs(name: str, plan: dict[str, Any], inputs: Mapping[str, str], objects: Objects) -> None:
+    """DVC does not say which object could not be brought; it is the first one that is lost, or other than its name."""
+    for path in plan["generated"]:
+        try:
+            for digest in {inputs[path], *objects.members(inputs[path]).values()}:
+                objects.read(digest)
+        except NightshiftError as error:
+            raise NightshiftError(f"{name} reads {path}, but {error.message}", error.next_step) from None
 
 
 def _entries(root: Path) -> dict[str, Any]:

@@ -11,6 +11,13 @@ from nightshift.errors import NightshiftError
 from nightshift.releases.store import Store, open_store
 
 
+def default_remote(config: Path) -> str:
+    """The name of the default remote in a ``.dvc/config``; empty when there is none."""
+    parser = configparser.ConfigParser()
+    parser.read(config)
+    return parser.get("core", "remote", fallback="")
+
+
 def remote_url(config: Path) -> str:
     """The URL of the default remote in a ``.dvc/config``.
 
@@ -19,8 +26,7 @@ def remote_url(config: Path) -> str:
     """
     parser = configparser.ConfigParser()
     parser.read(config)
-    name = parser.get("core", "remote", fallback="")
-    url = parser.get(f"'remote \"{name}\"'", "url", fallback="")
+    url = parser.get(f"'remote \"{default_remote(config)}\"'", "url", fallback="")
     if not url:
         raise NightshiftError(f"{config} names no default remote", "dvc remote add --default store s3://<bucket>/dvc")
     return url

@@ -27,7 +27,7 @@ class Ended:
 
     def last_words(self) -> str:
         """The line that says most: the last one that is not DVC telling that a command failed."""
-        dvc = ("ERROR: failed to reproduce", "Running stage", "> ")
+        dvc = ("ERROR: failed to reproduce", "Running stage", "> ", "Having any troubles?")
         own = [line for line in self.tail if line.strip() and not line.startswith(dvc)]
         return own[-1].strip() if own else f"exit status {self.status}"
 

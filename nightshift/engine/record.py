@@ -15,7 +15,7 @@ from nightshift.engine.repository import Repository
 from nightshift.engine.settings import setting
 from nightshift.errors import NightshiftError
 
-ATTEMPTS = 30
+ATTEMPTS = 60  # about 16 seconds: longer than the lock of a killed Git counts (repository.STALE_S)
 
 
 def record(dag: str, run: str) -> Receipt:

@@ -3,10 +3,12 @@
 Plain Git on objects: no work tree is touched, no Git identity is needed, and any number of writers may race.
 """
 
+import contextlib
 import os
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from nightshift.errors import NightshiftError
 
 AUTHOR = {"NAME": "Nightshift", "EMAIL": "nightshift@localhost"}
+STALE_S = 10  # Git holds a lock while it moves a branch, for milliseconds; an older one is of a Git that was killed
 
 
 class Repository:
@@ -103,7 +106,16 @@ class Repository:
             done = _run(self.folder, "push", "--quiet", lease, self.url, f"{new}:refs/heads/{branch}")
         else:
             done = _run(self.folder, "update-ref", f"refs/heads/{branch}", new, old)
+            self._drop_stale_lock(done.stderr.decode(errors="replace"))
         return (done.stderr.decode(errors="replace").strip() or "refused") if done.returncode else ""
+
+    def _drop_stale_lock(self, words: str) -> None:
+        """Remove the lock that Git names as being in its way, when nobody can hold it any more."""
+        if named := re.search(r"Unable to create '(.+[.]lock)': File exists", words):
+            lock = Path(named[1])
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > STALE_S:
+                    lock.unlink()
 
     def git(self, *arguments: str, stdin: bytes | None = None, environment: Mapping[str, str] | None = None) -> bytes:
         """Git's output; its own words when it fails."""

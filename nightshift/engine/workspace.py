@@ -16,17 +16,21 @@ from typing import Any
 
 from nightshift.engine import lock, process
 from nightshift.engine.journal import safe
+from nightshift.engine.objects import default_remote
 from nightshift.engine.report import say
 from nightshift.engine.repository import _git
 from nightshift.engine.settings import child_environment
 
 # Never links: a stage could write through them into the cache. Staging keeps DVC from advising to `git add`.
+# DVC believes a remote's objects by their names, unless told to verify them.
 CONFIG = """\
 [core]
     autostage = true
 [cache]
     dir = {cache}
     type = "reflink,copy"
+['remote "{remote}"']
+    verify = true
 """
 
 
@@ -60,7 +64,9 @@ def workspace(home: Path, label: str, tree: bytes) -> Iterator[Workspace]:
         process.claim(folder / "group.json")
         root = folder / "tree"
         unpack(tree, root)
-        (root / ".dvc" / "config.local").write_text(CONFIG.format(cache=home / "cache"))
+        (root / ".dvc" / "config.local").write_text(
+            CONFIG.format(cache=home / "cache", remote=default_remote(root / ".dvc" / "config"))
+        )
         yield Workspace(root, folder)
     finally:
         _remove(folder)

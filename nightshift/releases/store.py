@@ -240,7 +240,7 @@ class S3Store:
                 config=Config(
                     # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.
                     s3={"addressing_style": "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"},
-                    retries={"mode": "standard", "total_max_attempts": 3},
+                    retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS") or 3)},
                     connect_timeout=5,
                     read_timeout=60,
                 ),
