@@ -28,6 +28,18 @@ RERUN = Param(
 UNTIL = Param(
     None, type=["null", "string"], format="date", description="The last day whose data counts; empty: yesterday."
 )
+PARAMS = Param(
+    [],
+    type="array",
+    items={"type": "string", "pattern": r"^train(\.[A-Za-z0-9_-]+)+=\s*\S.*$", "maxLength": 200},
+    maxItems=50,
+    description="Training parameters for this run only, one per line, such as train.epochs=3.",
+)
+DEPLOY = Param(
+    None,
+    type=["null", "boolean"],
+    description="Give the release to the endpoint; by itself a run does, unless it has other training parameters.",
+)
 
 
 def timetable(dag: Dag, schedule: dict[str, str] | None) -> list[Asset] | CronTriggerTimetable | None:
@@ -43,6 +55,8 @@ def timetable(dag: Dag, schedule: dict[str, str] | None) -> list[Asset] | CronTr
 def build(dag: Dag, schedule: dict[str, str] | None = None) -> None:
     """One DAG; every task is a verb of the engine."""
     forms = {"rerun": RERUN, "reason": REASON} | ({} if dag.after else {"until": UNTIL})
+    forms |= {"params": PARAMS} if dag.trains else {}
+    forms |= {"deploy": DEPLOY} if any(task.verb == "deploy" for task in dag.tasks.values()) else {}
     with DAG(
         dag_id=dag.id,
         schedule=timetable(dag, schedule),

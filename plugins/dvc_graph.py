@@ -24,6 +24,7 @@ from typing import Any
 PROFILES = "data/profiles/"
 CHAMPION = re.compile(r"champions/(.+)\.json")
 VERDICT = re.compile(r"artifacts/validations/([^/]+)/verdict\.json")
+TRAIN = re.compile(r"models\..+\.train(\.|$)")
 RECEIPT = re.compile(r"artifacts/receipts/(.+)\.json")
 
 
@@ -41,11 +42,12 @@ class Task:
 
 @dataclass
 class Dag:
-    """One DAG: its tasks by id, and the DAGs whose asset starts it."""
+    """One DAG: its tasks by id, the DAGs whose asset starts it, and whether a stage tracks a model's ``train``."""
 
     id: str
     tasks: dict[str, Task]
     after: list[str]
+    trains: bool = False
 
 
 def lay_out(graph: dict[str, Any]) -> list[Dag]:
@@ -138,7 +140,8 @@ def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dic
     for model in published:
         deploy = "deploy" if len(published) == 1 else f"deploy.{model}"
         tasks[deploy] = Task(deploy, "deploy", model, {"record"}, doc=DOCS["deploy"])
-    return Dag(home, tasks, sorted(after))
+    tracked = [key for stage in mine.values() for keys in stage["params"].values() for key in keys]
+    return Dag(home, tasks, sorted(after), any(TRAIN.match(key) for key in tracked))
 
 
 DOCS = {

@@ -15,7 +15,8 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-REFUSED = 3  # the engine's exit status for what a rule said no to: trying again would not change it
+FINAL = {2, 3}  # the engine's exit status for wrong use and for a rule's no: trying again would not change it
+SKIPPED = {"not_passed", "not_asked"}  # what became of a deployment that was none
 
 
 class EngineOperator(BaseOperator):
@@ -59,11 +60,11 @@ class EngineOperator(BaseOperator):
             status = self._process.wait()
             said: dict[str, Any] = json.loads(receipt.read_text()) if receipt.stat().st_size else {}
         message = said.get("message") or last or f"{self.verb} exited with {status}"
-        if status == REFUSED:
+        if status in FINAL:
             raise AirflowFailException(message)
         if status:
             raise RuntimeError(message)
-        if said.get("outcome") == "not_passed":
+        if said.get("outcome") in SKIPPED:
             context["ti"].xcom_push(key="return_value", value=said)
             raise AirflowSkipException(message)
         for outlet in self.outlets:

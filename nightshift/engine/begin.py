@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nightshift.engine import graph, lock, plan
+from nightshift.engine import graph, lock, overrides, plan
 from nightshift.engine.journal import Journal
+from nightshift.engine.key import md5
 from nightshift.engine.objects import Objects, remote_url
 from nightshift.engine.report import Receipt, say
 from nightshift.engine.repository import Repository
@@ -19,14 +20,20 @@ from nightshift.engine.settings import branch, child_environment, home, setting
 from nightshift.engine.workspace import workspace
 from nightshift.errors import NightshiftError
 
-CONF = {"until": (str, type(None)), "rerun": (bool,), "reason": (str, type(None))}
+CONF: dict[str, tuple[tuple[type, ...], Any, str]] = {
+    "until": ((str, type(None)), None, "write it as YYYY-MM-DD"),
+    "rerun": ((bool,), False, "write true or false"),
+    "reason": ((str, type(None)), None, "write a sentence"),
+    "params": ((list,), [], "write a list of texts, such as train.epochs=3"),
+    "deploy": ((bool, type(None)), None, "write true or false, or leave it out"),
+}
 
 
 def begin(dag: str, run: str, conf: str | None, events: str | None, until: str | None) -> Receipt:
     """Put the run's tree and base, create-only; a retry finds them and changes nothing.
 
     Args:
-        conf: the run's form as JSON: ``until``, ``rerun``, ``reason``.
+        conf: the run's form as JSON; its keys are those of ``CONF``.
         events: the asset events that started it, as JSON: a list with ``commit`` in each.
         until: the last day whose data counts, unless the form names one.
 
@@ -41,21 +48,29 @@ def begin(dag: str, run: str, conf: str | None, events: str | None, until: str |
         journal.check(base)
         return _receipt(base, "fixed before")
     with Repository.open(setting("NIGHTSHIFT_REPO")) as repository:
-        tip = repository.tip(branch())
-        commit = _commit(repository, tip, happened)
-        tree = repository.archive(commit)
-        if not journal.store.put_new(journal.prefix + "tree.tar.gz", tree):
-            # An attempt that died put it: the tree that stands fixes the commit.
-            tree = journal.tree()
-            commit = _commit_of(tree)
+        tree = journal.get_tree()  # an attempt that died may have put it: then it fixes the commit
+        commit = _commit_of(tree) if tree else _commit(repository, repository.tip(branch()), happened)
+        content = repository.show(commit, "params.yaml") or b""
         blobs = repository.blobs(commit)
-    with workspace(home(), f"{dag}-{run}-begin", tree) as space:
+        archive = tree or repository.archive(commit)
+    with workspace(home(), f"{dag}-{run}-begin", archive) as space:
         root = space.root
-        check_params(root)
+        if asked["params"]:
+            (root / "params.yaml").write_bytes(content)  # without the overrides that an earlier attempt put
         resolved = graph.of_tree(root, blobs, journal.store)
         names = plan.mine(resolved, dag)
         if not names:
             raise NightshiftError(f"dvc.yaml at {commit[:12]} has no stage of DAG {dag}", "trigger another DAG")
+        laid_over: dict[str, Any] = {}
+        if asked["params"]:
+            content, laid_over = overrides.lay(content, overrides.model_of(resolved, names, dag), asked["params"])
+            (root / "params.yaml").write_bytes(content)
+            archive = overrides.in_tree(archive, content)
+        check_params(root, laid_over)
+        if laid_over:
+            blobs = blobs | {"params.yaml": md5(content)}  # no blob of the repository
+            before, resolved = resolved, graph.of_tree(root, blobs, journal.store)
+            overrides.same_but_values(before, resolved)
         base = {
             "dag": dag,
             "run": run,
@@ -63,11 +78,14 @@ def begin(dag: str, run: str, conf: str | None, events: str | None, until: str |
             "branch": branch(),
             "until": day,
             "conf": asked,
+            "overrides": laid_over,
             **laid(root, blobs, resolved, names),
         }
     for other in resolved["elsewhere"]:
         say(f"not run by nights, because it is not in the root's dvc.yaml: {other}")
     check_inputs(base, Objects(base["remote"], home() / "cache"))
+    if not tree and not journal.put_tree(archive):
+        return begin(dag, run, conf, events, until)  # another attempt was faster, maybe with another commit
     journal.put("base.json", base)
     return _receipt(journal.base(), "fixed")  # another attempt may have been faster: its base stands
 
@@ -94,7 +112,10 @@ def _receipt(base: dict[str, Any], word: str) -> Receipt:
     message = f"{word}: commit {base['commit'][:12]} of {base['branch']}, data until {base['until']}"
     if base["conf"]["rerun"]:
         message += ", every stage computed again"
-    return Receipt("done", message, {"commit": base["commit"], "until": base["until"]})
+    if laid_over := base.get("overrides"):
+        message += f", with {overrides.said(laid_over)}"
+    details = {name: base.get(name) for name in ("commit", "until", "overrides")}
+    return Receipt("done", message, details)
 
 
 def _asked(conf: str | None, events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -113,13 +134,12 @@ def _conf(text: str | None) -> dict[str, Any]:
             f"unknown in the run's form: {', '.join(unknown)}", f"known: {', '.join(CONF)}", exit_code=2
         )
     for name, value in given.items():
-        if not isinstance(value, CONF[name]):
-            raise NightshiftError(f"{name} in the run's form is {value!r}", _wanted(name), exit_code=2)
-    return {"until": None, "rerun": False, "reason": None, **given}
-
-
-def _wanted(name: str) -> str:
-    return {"until": "write it as YYYY-MM-DD", "rerun": "write true or false", "reason": "write a sentence"}[name]
+        kinds, _, wanted = CONF[name]
+        if not isinstance(value, kinds) or (
+            isinstance(value, list) and not all(isinstance(text, str) for text in value)
+        ):
+            raise NightshiftError(f"{name} in the run's form is {value!r}", wanted, exit_code=2)
+    return {name: default for name, (_, default, _) in CONF.items()} | given
 
 
 def last_day(text: str | None) -> str:
@@ -129,7 +149,7 @@ def last_day(text: str | None) -> str:
     try:
         return datetime.date.fromisoformat(text).isoformat()
     except ValueError:
-        raise NightshiftError(f"{text!r} is no day", _wanted("until"), exit_code=2) from None
+        raise NightshiftError(f"{text!r} is no day", CONF["until"][2], exit_code=2) from None
 
 
 def _commit(repository: Repository, tip: str, events: list[dict[str, Any]]) -> str:
@@ -147,8 +167,8 @@ def _commit_of(tree: bytes) -> str:
         return archive.pax_headers["comment"]
 
 
-def check_params(root: Path) -> None:
-    """params.yaml of a commit, by the commit's own code.
+def check_params(root: Path, laid_over: Mapping[str, Any] | None = None) -> None:
+    """params.yaml of a commit, by the commit's own code; ``laid_over`` are the overrides that it has.
 
     Raises:
         NightshiftError: it is not understood; a line for each mistake.
@@ -158,7 +178,11 @@ def check_params(root: Path) -> None:
     command = [sys.executable, "-m", "pipelines.params"]
     done = subprocess.run(command, cwd=root, env=child_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NightshiftError((done.stderr + done.stdout).strip(), "mend params.yaml, commit and push it, run again")
+        said = (done.stderr + done.stdout).strip()
+        if laid_over:
+            words = f"{said}\n(with {overrides.said(laid_over)})"
+            raise NightshiftError(words, "trigger the run again with other params", exit_code=2)
+        raise NightshiftError(said, "mend params.yaml, commit and push it, run again")
 
 
 def check_inputs(base: dict[str, Any], objects: Objects) -> None:

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from nightshift.engine import overrides
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.report import Receipt, say
@@ -20,7 +21,16 @@ from nightshift.releases.promotion import promote
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
 
-EXIT = {"proven": 0, "unchanged": 0, "superseded": 0, "not_passed": 0, "refused": 1, "fenced": 3, "barred": 3}
+EXIT = {
+    "proven": 0,
+    "unchanged": 0,
+    "superseded": 0,
+    "not_passed": 0,
+    "not_asked": 0,
+    "refused": 1,
+    "fenced": 3,
+    "barred": 3,
+}
 
 
 def deploy(model: str, dag: str, run: str) -> Receipt:
@@ -57,6 +67,8 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
     receipt = objects.read_json(_made(hashes, f"artifacts/receipts/{model}.json"))
     digest = receipt["digest"]
     settings = base["params"]["models"][model]
+    if reason := _not_asked(base):
+        return {"outcome": "not_asked", "message": f"{digest[:12]}: {reason}", "digest": digest, "order": None}
     promoted = {"pass"} | ({"inconclusive"} if settings["gate"].get("inconclusive") == "promote" else set())
     if decision["verdict"] not in promoted:
         reasons = "; ".join(str(reason) for reason in decision.get("reasons", []))
@@ -90,6 +102,16 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
     )
     order = result.order.sequence if result.order else None
     return {"outcome": result.state, "message": f"{digest[:12]}: {result.reason}", "digest": digest, "order": order}
+
+
+def _not_asked(base: dict[str, Any]) -> str:
+    """Why this run's release is given to nobody, whatever the gate says; empty when it may be."""
+    asked = base["conf"].get("deploy")
+    if asked is False:
+        return "not deployed, as the run's form says"
+    if base.get("overrides") and asked is None:
+        return f"not deployed: {overrides.said(base['overrides'])} was overridden, and the form does not say `deploy`"
+    return ""
 
 
 def _as_deployer() -> None:

@@ -3,7 +3,7 @@
 ==========================  =============================================================
 key under runs/<dag>/<run>  what
 ==========================  =============================================================
-tree.tar.gz, base.json      the commit's tree, the plan; the base is put last
+tree.tar.gz, base.json      the commit's tree with overrides, the plan; the base is put last
 data/<dataset>.json         ingest's entries of the .dvc file
 stages/<stage>.json         a stage's entry of dvc.lock
 champions/<model>.json      pin's file
@@ -88,8 +88,19 @@ class Journal:
         return found
 
     def tree(self) -> bytes:
-        """The commit's tree as a gzipped tar archive."""
+        """The run's tree as a gzipped tar archive: the commit's, with the run's overrides."""
         return self.store.get(self.prefix + "tree.tar.gz")
+
+    def get_tree(self) -> bytes | None:
+        """The tree; None when it is not there."""
+        try:
+            return self.tree()
+        except KeyError:
+            return None
+
+    def put_tree(self, tree: bytes) -> bool:
+        """Put the tree if there is none; False when there is one."""
+        return bool(self.store.put_new(self.prefix + "tree.tar.gz", tree))
 
     def _read(self, name: str, content: bytes) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(content)
@@ -99,6 +110,29 @@ class Journal:
                 "trigger the run again: it began under another version",
             )
         return value
+
+
+def find(wanted: str | None) -> Journal:
+    """The journal of a run by its id, as ``dag/run`` where several DAGs have it; without one, of the run begun last.
+
+    Raises:
+        NightshiftError: there is no such run, or more than one; names those that there are.
+    """
+    store = open_store(setting("NIGHTSHIFT_WORK"))
+    dag, _, run = (wanted or "").rpartition("/")
+    begun = store.written(f"runs/{safe(dag)}/" if dag else "runs/")
+    known = [key.split("/")[1:3] for key in sorted(begun, key=lambda key: begun[key]) if key.endswith("/base.json")]
+    found = [name for name in known if not wanted or name[1] == safe(run)]
+    newest = [f"{dag}/{run}" for dag, run in known[:-6:-1]]
+    if not found:
+        where = f" of {dag}" if dag else ""
+        words = f"{store.url} has no run {run}{where}" if wanted else f"no run has begun yet in {store.url}"
+        raise NightshiftError(words, f"the newest: {', '.join(newest)}" if newest else "trigger one", exit_code=2)
+    if wanted and len(found) > 1:
+        names = ", ".join("/".join(name) for name in found)
+        raise NightshiftError(f"{len(found)} DAGs have a run {run}", f"say which: {names}", exit_code=2)
+    base = Journal(store, *found[-1]).get("base.json") or {}
+    return Journal(store, base["dag"], base["run"])
 
 
 def _dump(value: dict[str, Any]) -> bytes:

@@ -5,11 +5,12 @@ run's base, and a newer one is left and named.
 """
 
 import random
+import re
 import time
 from typing import Any
 
-from nightshift.engine import lock
-from nightshift.engine.journal import Journal
+from nightshift.engine import lock, overrides
+from nightshift.engine.journal import Journal, safe
 from nightshift.engine.report import Receipt, say
 from nightshift.engine.repository import Repository
 from nightshift.engine.settings import setting
@@ -31,7 +32,7 @@ def record(dag: str, run: str) -> Receipt:
         fragments = journal.fragments()
         if missing := sorted(set(base["stages"]) - set(fragments["stages"])):
             raise NightshiftError(f"{', '.join(missing)} did not finish in this run", "clear that task first")
-        found = _record(journal, base, fragments)
+        found = _record_aside(journal, base, fragments) if base.get("overrides") else _record(journal, base, fragments)
         if not journal.put("record.json", found):
             found = journal.get("record.json") or found
     details = {"commit": found["commit"], "recorded": found["recorded"], "left": found["left"]}
@@ -66,6 +67,37 @@ def _record(journal: Journal, base: dict[str, Any], fragments: dict[str, dict[st
         f"branch {branch} could not be moved in {ATTEMPTS} attempts: {lost}",
         "give this identity the right to push there, or remove a lock that Git names; then clear the task `record`",
     )
+
+
+def _record_aside(
+    journal: Journal, base: dict[str, Any], fragments: dict[str, dict[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """A run with overrides: on a branch of its own, on the commit that it was based on, with its params.yaml."""
+    branch = f"nightshift/{_name(journal.dag)}/{_name(journal.run)}"
+    with Repository.open(setting("NIGHTSHIFT_REPO")) as repository:
+        files, recorded, _ = merged(repository, base["commit"], base, fragments)
+        files["params.yaml"] = overrides.params_of(journal.tree())
+        subject = f"{_subject(journal, recorded)} with {overrides.said(base['overrides'])}"[:120]
+        line = f"Nightshift-Run: {journal.dag}/{journal.run}"
+        new = repository.commit(base["commit"], files, f"{subject}\n\n{line}\n") or base["commit"]
+        for _ in range(ATTEMPTS):
+            lost = repository.advance(branch, new, "")
+            standing = repository.head(branch)
+            if standing is not None:
+                break
+            time.sleep(random.uniform(0.05, 0.5))  # noqa: S311
+        # An attempt may have died between this and saying so: its commit has the same files.
+        if standing is None or not repository.same_tree(standing, new):
+            raise NightshiftError(f"branch {branch} could not be made: {lost}", "mend it, and clear the task `record`")
+        new = standing
+    message = f"{subject}: commit {new[:12]} on {branch}"
+    return {"outcome": "done", "commit": new, "branch": branch, "message": message, "recorded": recorded, "left": []}
+
+
+def _name(text: str) -> str:
+    """A DAG's or run's id as a part of a branch's name."""
+    name = re.sub(r"\.(?=\.|$)|^\.", "-", safe(text))
+    return re.sub(r"\.lock$", "-lock", name)
 
 
 def merged(

@@ -100,7 +100,10 @@ class Repository:
         return self.git("commit-tree", tree, "-p", parent, stdin=message.encode(), environment=who).decode().strip()
 
     def advance(self, branch: str, new: str, old: str) -> str:
-        """Move the branch from ``old`` to ``new``; Git's words when it could not: it is elsewhere by now, or locked."""
+        """Move the branch from ``old`` to ``new``; Git's words when it could not: it is elsewhere by now, or locked.
+
+        An empty ``old`` makes a branch that must not be there yet.
+        """
         if self.url:
             lease = f"--force-with-lease=refs/heads/{branch}:{old}"
             done = _run(self.folder, "push", "--quiet", lease, self.url, f"{new}:refs/heads/{branch}")
@@ -116,6 +119,16 @@ class Repository:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - lock.stat().st_mtime > STALE_S:
                     lock.unlink()
+
+    def head(self, branch: str) -> str | None:
+        """The commit of a branch, asked anew; None when there is none."""
+        if self.url:
+            _run(self.folder, "fetch", "--quiet", self.url, f"+refs/heads/{branch}:refs/heads/{branch}")
+        return self.find(f"refs/heads/{branch}")
+
+    def same_tree(self, one: str, other: str) -> bool:
+        """Whether two commits have the same files."""
+        return _run(self.folder, "diff", "--quiet", one, other).returncode == 0
 
     def git(self, *arguments: str, stdin: bytes | None = None, environment: Mapping[str, str] | None = None) -> bytes:
         """Git's output; its own words when it fails."""

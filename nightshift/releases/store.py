@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +40,9 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> "list[str]":
         """The keys that begin with these characters, sorted."""
+
+    def written(self, prefix: str) -> "dict[str, datetime]":
+        """The keys that begin with these characters, and when each was last put, by the store's clock."""
 
     def exists(self, key: str) -> bool: ...
 
@@ -135,6 +139,9 @@ class FolderStore:
                     if key.startswith(prefix) and not name.startswith(_TEMPORARY):
                         found.append(key)
             return sorted(found)
+
+    def written(self, prefix: str) -> "dict[str, datetime]":
+        return {key: datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC) for key in self.list(prefix)}
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -259,11 +266,15 @@ class S3Store:
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
 
     def list(self, prefix: str) -> "list[str]":
+        return sorted(self.written(prefix))
+
+    def written(self, prefix: str) -> "dict[str, datetime]":
         with self._watch(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix + prefix
             )
-            return sorted(item["Key"][len(self.prefix) :] for page in pages for item in page.get("Contents", []))
+            items = (item for page in pages for item in page.get("Contents", []))
+            return {item["Key"][len(self.prefix) :]: item["LastModified"] for item in items}
 
     def exists(self, key: str) -> bool:
         try:

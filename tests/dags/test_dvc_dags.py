@@ -61,7 +61,7 @@ def test_every_dag_follows_the_house_rules(home):
     for dag in bag["dags"].values():
         assert (dag["paused"], dag["catchup"], dag["active"]) == (False, False, 1)
     assert bag["dags"]["ingest_cifar10"]["params"] == ["reason", "rerun", "until"]
-    assert bag["dags"]["train_mnist-mlp"]["params"] == ["reason", "rerun"]
+    assert bag["dags"]["train_mnist-mlp"]["params"] == ["deploy", "params", "reason", "rerun"]
 
 
 def test_the_nightly_schedule_is_off_until_a_person_turns_it_on(home):

@@ -27,7 +27,16 @@ def world(bucket: World, request: pytest.FixtureRequest, tmp_path: Path) -> Worl
     return replace(bucket, work=f"{bucket.work}/{request.node.name}", root=tmp_path / "checkout")
 
 
-def finished(world: World, tmp_path: Path, verdict: str, *, digest: str | None = None, **gate: str) -> str:
+def finished(
+    world: World,
+    tmp_path: Path,
+    verdict: str,
+    *,
+    digest: str | None = None,
+    asked: bool | None = None,
+    overrides: dict[str, Any] | None = None,
+    **gate: str,
+) -> str:
     """A run up to its record, whose release is in the remote only; returns the release's digest."""
     folder = tmp_path / "release"
     folder.mkdir()
@@ -61,7 +70,8 @@ def finished(world: World, tmp_path: Path, verdict: str, *, digest: str | None =
         deploy = {"on_not_passed": gate.pop("on_not_passed", "skip"), "timeout_seconds": 0.1}
         params = {"models": {"m": {"deploy": deploy, "gate": gate}}}
         base = {"dag": "train_m", "run": "r", "commit": "c" * 40, "remote": f"{world.work}/dvc", "params": params}
-        journal.put("base.json", {**base, "conf": {"rerun": False, "reason": None, "until": None}})
+        conf = {"rerun": False, "reason": None, "until": None, "deploy": asked}
+        journal.put("base.json", {**base, "conf": conf, "overrides": overrides or {}})
         journal.put("stages/publish.json", {"entry": entry})
     return made
 
@@ -80,6 +90,26 @@ def test_a_challenger_that_did_not_pass_is_not_deployed(world: World, tmp_path: 
 def test_an_inconclusive_challenger_stays_out_unless_the_policy_promotes_it(world: World, tmp_path: Path) -> None:
     finished(world, tmp_path, "inconclusive", inconclusive="keep")
     assert world.engine("deploy", "m", *HERE).outcome == "not_passed"
+
+
+@pytest.mark.parametrize(
+    ("asked", "overrides", "words"),
+    [
+        (None, {"train.epochs": 3}, "train.epochs=3 was overridden, and the form does not say `deploy`"),
+        (False, {}, "as the run's form says"),
+        (True, {"train.epochs": 3}, ""),
+    ],
+)
+def test_a_run_with_overrides_deploys_only_when_asked(
+    world: World, tmp_path: Path, asked: bool | None, overrides: dict[str, Any], words: str
+) -> None:
+    finished(world, tmp_path, "pass", asked=asked, overrides=overrides)
+    ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS="http://127.0.0.1:1")
+    if not words:
+        assert ran.outcome == "refused"  # nobody is there to be given it
+        return
+    assert (ran.status, ran.outcome, ran.receipt["order"]) == (0, "not_asked", None)
+    assert words in ran.receipt["message"]
 
 
 def test_a_release_that_this_registry_lacks_is_published_from_the_package(world: World, tmp_path: Path) -> None:

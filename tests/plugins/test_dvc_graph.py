@@ -29,6 +29,7 @@ def stage(*, deps=(), outs=(), upstream=(), **airflow) -> dict:
         "deps": list(deps),
         "outs": [{"path": out} for out in outs],
         "upstream": list(upstream),
+        "params": {},
         "meta": {"airflow": airflow},
     }
 
