@@ -57,7 +57,6 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
             "secret_key": secrets["secret_key"],
         },
         "api_auth": {"jwt_secret": secrets["jwt_secret"]},
-        "dag_processor": {"dag_bundle_storage_path": home / "bundles"},
     }
     variables = airflow_options.variables(airflow_options.common(stack.root, stack.airflow_url), own)
     ours = stack.environment("worker") | {"NIGHTSHIFT_BRANCH": repository.branch(stack.root)}

@@ -41,6 +41,7 @@ def common(checkout: PurePath, url: str) -> dict[str, dict[str, Any]]:
             "parsing_processes": 1,
             # A bundle that knows versions: a commit in the middle of a run does not change the run's tasks.
             "dag_bundle_config_list": json.dumps([{"name": "dags-folder", "classpath": BUNDLE, "kwargs": {}}]),
+            "dag_bundle_storage_path": checkout / ".nightshift" / "airflow" / "bundles",
         },
         "workers": {
             # A task lives through a minute without the API, and does not take a slow first answer for a failure.

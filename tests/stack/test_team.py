@@ -78,7 +78,7 @@ def test_a_teams_airflow_differs_from_one_machines_only_where_it_must(told, tmp_
     own = {name for name in names if "SIMPLE_AUTH_MANAGER" in name or "SECRET" in name}
     own |= {"AIRFLOW__CORE__EXECUTOR", "AIRFLOW__CORE__AUTH_MANAGER", "AIRFLOW__CORE__PARALLELISM"}
     own |= {"AIRFLOW__API__HOST", "AIRFLOW__API__PORT", "AIRFLOW__API__BASE_URL"}
-    own |= {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH"}
+    places |= {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH"}
     for service in ("scheduler", "worker"):
         assert {name for name in names if told[service].get(name) != one[name]} <= places | own
 
