@@ -87,7 +87,8 @@ class Checkpoints:
     def kept(self, every_s: float) -> Iterator[None]:
         """While the stage runs: keep what is new every ``every_s`` seconds, at ``finished``, and when it fails."""
         stop = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(every_s, stop), daemon=True)
+        finished = (self.folder / FINISHED).exists()  # asked before the stage runs: a thread may start late
+        watch = threading.Thread(target=self._watch, args=(every_s, stop, finished), daemon=True)
         watch.start()
         try:
             yield
@@ -100,8 +101,8 @@ class Checkpoints:
             stop.set()
             watch.join()
 
-    def _watch(self, every_s: float, stop: threading.Event) -> None:
-        last, finished = time.monotonic(), (self.folder / FINISHED).exists()
+    def _watch(self, every_s: float, stop: threading.Event, finished: bool) -> None:
+        last = time.monotonic()
         while not stop.wait(min(1, every_s)):
             ends = not finished and (self.folder / FINISHED).exists()
             if ends or time.monotonic() - last >= every_s:

@@ -238,11 +238,12 @@ class S3Store:
     @property
     def _client(self) -> "S3Client":
         if self._made is None:
-            import boto3  # half a second: only who talks to S3 pays it
+            # Without boto3, whose own import would be a quarter of what an unchanged stage costs.
+            import botocore.session
             from botocore.config import Config
 
-            # A session of its own: boto3's shared one keeps the keys that it saw first, whatever the environment says.
-            self._made = boto3.session.Session().client(
+            # A session of its own: a shared one keeps the keys that it saw first, whatever the environment says.
+            made: Any = botocore.session.Session().create_client(
                 "s3",
                 config=Config(
                     # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.
@@ -252,6 +253,7 @@ class S3Store:
                     read_timeout=60,
                 ),
             )
+            self._made = made
         return self._made
 
     def get(self, key: str) -> bytes:
@@ -321,8 +323,10 @@ class S3Store:
             return self._put_new(key, file)
 
     def put_file(self, key: str, path: Path) -> None:
-        with self._watch(key), path.open("rb") as file:
-            self._client.upload_fileobj(file, self.bucket, self.prefix + key)
+        from s3transfer.manager import TransferManager  # parts and retries, for a file of any size
+
+        with self._watch(key), path.open("rb") as file, TransferManager(self._client) as transfer:
+            transfer.upload(file, self.bucket, self.prefix + key).result()
 
     def demand_write(self) -> None:
         from botocore.exceptions import ClientError
