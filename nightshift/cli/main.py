@@ -27,6 +27,8 @@ VERBS = {
         "ingest": "Take what has landed into the snapshot of this checkout.",
         "plan": "What tonight will do, and what will stop it, before it runs.",
         "night": "Start, land, train, prove and serve: one night, followed to its end.",
+        "pull-run": "Bring the exact state of a run into this checkout or a folder.",
+        "why": "What changed for each stage of a run, and what became of it.",
     },
     "Releases and the ledger": {
         "releases": "The releases in the registry.",
@@ -56,10 +58,11 @@ class Verbs(TyperGroup):
 
 
 def load(verb: str) -> Any:
-    """The command of ``nightshift/cli/<verb>.py``: its function of the same name."""
-    module = importlib.import_module(f"nightshift.cli.{verb}")
+    """The command of ``nightshift/cli/<verb>.py``: its function of the same name (``pull-run``: ``pull_run``)."""
+    name = verb.replace("-", "_")
+    module = importlib.import_module(f"nightshift.cli.{name}")
     single = typer.Typer(add_completion=False)
-    single.command(verb)(getattr(module, verb))
+    single.command(verb)(getattr(module, name))
     return typer.main.get_command(single)
 
 

@@ -36,6 +36,14 @@ def merge_lock(content: bytes | None, entries: Mapping[str, Any], order: Sequenc
     return _dump(document)
 
 
+def without(content: bytes, names: Sequence[str]) -> bytes:
+    """dvc.lock without these stages' entries: DVC calls them changed."""
+    document = _round_trip().load(content)
+    for name in names:
+        document["stages"].pop(name, None)
+    return _dump(document)
+
+
 def merge_data(content: bytes | None, outs: Mapping[str, Any]) -> bytes:
     """A .dvc file with these outputs set, by the path that the file gives them."""
     document = _round_trip().load(content or b"") or {"outs": []}

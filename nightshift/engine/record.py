@@ -73,7 +73,7 @@ def _record_aside(
     journal: Journal, base: dict[str, Any], fragments: dict[str, dict[str, dict[str, Any]]]
 ) -> dict[str, Any]:
     """A run with overrides: on a branch of its own, on the commit that it was based on, with its params.yaml."""
-    branch = f"nightshift/{_name(journal.dag)}/{_name(journal.run)}"
+    branch = branch_name("nightshift", journal.dag, journal.run)
     with Repository.open(setting("NIGHTSHIFT_REPO")) as repository:
         files, recorded, _ = merged(repository, base["commit"], base, fragments)
         files["params.yaml"] = overrides.params_of(journal.tree())
@@ -94,10 +94,9 @@ def _record_aside(
     return {"outcome": "done", "commit": new, "branch": branch, "message": message, "recorded": recorded, "left": []}
 
 
-def _name(text: str) -> str:
-    """A DAG's or run's id as a part of a branch's name."""
-    name = re.sub(r"\.(?=\.|$)|^\.", "-", safe(text))
-    return re.sub(r"\.lock$", "-lock", name)
+def branch_name(*parts: str) -> str:
+    """A branch named after a run, with the characters that Git allows."""
+    return "/".join(re.sub(r"\.lock$", "-lock", re.sub(r"\.(?=\.|$)|^\.", "-", safe(part))) for part in parts)
 
 
 def merged(
