@@ -32,10 +32,17 @@ def main(model: str) -> None:
     demand("numpy", "onnx", "onnxscript", "pytorch-lightning", "torch")
     params = Train.load("models", model, "train")
     device = accelerator({"cpu": True, "gpu": torch.cuda.is_available()})
+    if device == "gpu" and params.devices > torch.cuda.device_count():
+        raise ParamsError(
+            f"params.yaml: models.{model}.train.devices is {params.devices} and this machine has "
+            f"{torch.cuda.device_count()} GPU(s): run the stage where there are as many, or write fewer"
+        )
     entry = at(read(), "models", model)
     task, records = (import_module(f"pipelines.tasks.{entry['task']}.{part}") for part in ("module", "records"))
     family = import_module(f"pipelines.families.{entry['family']}")
     torch.set_num_threads(threads())
+    if params.devices * params.num_nodes > 1:
+        os.environ["OMP_NUM_THREADS"] = str(threads())  # else Lightning shares out all cores, and gives other bytes
     pl.seed_everything(params.seed, workers=True, verbose=False)
 
     prepared = Path("artifacts/datasets", entry["dataset"])
@@ -45,7 +52,8 @@ def main(model: str) -> None:
     classifier = task.module(family.build, dataset["shape"], dataset["labels"])
     task.fit_normalisation(classifier, train.x)
     parameters = sum(parameter.numel() for parameter in classifier.parameters())
-    print(f"train {model}: {len(data.x)} rows, {parameters} parameters, up to {params.epochs} epochs", flush=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"train {model}: {len(data.x)} rows, {parameters} parameters, up to {params.epochs} epochs", flush=True)
 
     kept = os.environ.get("NIGHTSHIFT_CHECKPOINTS")
     home = Path(kept or Path(os.environ.get("NIGHTSHIFT_HOME") or ".nightshift", "checkpoints")).absolute()
@@ -59,6 +67,8 @@ def main(model: str) -> None:
         accelerator=device,
         checkpoints=checkpoints,
     )
+    if rows is None:
+        return  # the first process writes
     if kept:
         (home / "finished").touch()  # what is here is kept at once, before the export
 

@@ -15,12 +15,29 @@ class Batches:
     With a seed: shuffled, augmented, and the last, smaller batch dropped; order and augmentation are functions of
     (seed, epoch, step), so that an attempt that begins at epoch 7 draws what an undisturbed one draws there.
     Without: every row once, in order.
+
+    ``share`` is (number, count) of the processes that train together: each takes every count-th row of every batch, so
+    that all make the same number of steps. A share of validation's last batch may be empty.
     """
 
     batch_sampler = None  # Lightning looks for it beside ``sampler``
 
-    def __init__(self, x: Tensor, y: Tensor, size: int, *, seed: int | None = None, augment: Augment | None = None):
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        size: int,
+        *,
+        seed: int | None = None,
+        augment: Augment | None = None,
+        share: tuple[int, int] = (0, 1),
+    ):
         self.x, self.y, self.size, self.seed, self.augment = x, y, min(size, len(x)), seed, augment
+        self.number, self.count = share
+        if seed is not None:
+            self.size -= self.size % self.count
+        if not self.size:
+            raise ValueError(f"{len(x)} rows cannot be shared by {self.count} processes")
         self.epoch = 0
 
     @property
@@ -39,10 +56,11 @@ class Batches:
         if self.seed is not None:
             order = torch.randperm(len(self.x), generator=_generator(self.seed, self.epoch, 0))
         for step in range(len(self)):
-            rows = order[step * self.size : (step + 1) * self.size]
+            rows = order[step * self.size : (step + 1) * self.size][self.number :: self.count]
             x = self.x[rows]
             if self.seed is not None and self.augment is not None:
-                x = self.augment(x, _generator(self.seed, self.epoch, step + 1))
+                mine = (self.number,) if self.count > 1 else ()
+                x = self.augment(x, _generator(self.seed, self.epoch, step + 1, *mine))
             yield x, self.y[rows]
 
 

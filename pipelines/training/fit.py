@@ -38,15 +38,16 @@ def fit(
     augment: Callable[[Tensor, Sequence[str], torch.Generator], Tensor],
     accelerator: str,
     checkpoints: Path,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float]] | None:
     """Trains ``classifier`` in place and gives one row of figures per epoch.
+
+    Several processes (``params.devices``, ``params.num_nodes``) end with the same weights; Lightning starts those of
+    this machine, which run the whole program. All but the first get None: what follows is not theirs.
 
     With patience the weights of the best epoch are kept, else the last ones. ``checkpoints`` is this training's own
     folder; what an attempt with the same inputs left there is gone on from.
     """
     change = partial(_augment, augment, params.augment) if params.augment else None
-    batches = Batches(data.x, data.y, params.batch_size, seed=params.seed, augment=change)
-    training = Training(classifier, loss, params, steps=len(batches) * params.epochs)
     epochs, best = Epochs(), Checkpoint(checkpoints, "best", "val/accuracy", mode="max")
     callbacks: list[Callback] = [RandomState(), epochs]
     if params.patience is not None:
@@ -56,7 +57,9 @@ def fit(
     trainer = pl.Trainer(
         max_epochs=params.epochs,
         accelerator=accelerator,
-        devices=1,
+        devices=params.devices,
+        num_nodes=params.num_nodes,
+        strategy=params.strategy,
         deterministic=True,
         callbacks=callbacks,
         default_root_dir=checkpoints,
@@ -65,8 +68,14 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    last = _last(checkpoints)
-    trainer.fit(training, batches, Batches(data.val_x, data.val_y, VAL_BATCH), ckpt_path=last, weights_only=True)
+    share = (trainer.global_rank, trainer.world_size)
+    batches = Batches(data.x, data.y, params.batch_size, seed=params.seed, augment=change, share=share)
+    val_batches = Batches(data.val_x, data.val_y, VAL_BATCH, share=share)
+    training = Training(classifier, loss, params, steps=len(batches) * params.epochs)
+    last = _last(checkpoints, params, prepares=trainer.local_rank == 0)
+    trainer.fit(training, batches, val_batches, ckpt_path=last, weights_only=True)
+    if not trainer.is_global_zero:
+        return None
     if params.patience is not None:
         training.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     classifier.cpu().eval()
@@ -77,17 +86,21 @@ def _augment(how: Callable[..., Tensor], names: Sequence[str], x: Tensor, genera
     return how(x, names, generator)
 
 
-def _last(checkpoints: Path) -> str | None:
-    """The checkpoint to go on from, if an attempt left one; the folder is made ready for the next ones.
+def _last(checkpoints: Path, params: Train, *, prepares: bool) -> str | None:
+    """The checkpoint to go on from, if an attempt left one; one process of a machine makes the folder ready for more.
+
+    Over several machines a training begins anew: only the first has checkpoints, and all must begin at one epoch.
 
     Lightning writes a checkpoint into TMPDIR and moves it: only on one file system is that move atomic.
     """
     temporary = checkpoints / "tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    if prepares:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     last = checkpoints / "last.ckpt"
-    if not last.exists():
+    if params.num_nodes > 1 or not last.exists():
         return None
-    print(f"going on from {last}", flush=True)
+    if prepares:
+        print(f"going on from {last}", flush=True)
     return str(last)

@@ -18,6 +18,7 @@ Loss = Callable[[Tensor, Tensor, float], Tensor]
 # Tips, devices that are not there and a deprecation inside Lightning itself would drown the lines of the epochs.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec")
+warnings.filterwarnings("ignore", message=".*sync_dist=True")  # what is logged here is of all processes already
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 FIGURES = ("train/loss", "val/loss", "val/accuracy")
@@ -43,15 +44,20 @@ class Training(pl.LightningModule):
         self.val_loss = torch.zeros((), device=self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        if not len(batch[1]):
+            return  # another process has the rest of the last batch
         logits = self.classifier(batch[0])
         self.rows += len(batch[1])
         self.right += (logits.argmax(1) == batch[1]).sum()
         self.val_loss += self.loss(logits, batch[1], 0.0) * len(batch[1])
 
     def on_validation_epoch_end(self) -> None:
-        self.log("train/loss", self.train_loss / self.trainer.num_training_batches)
-        self.log("val/loss", self.val_loss / self.rows)
-        self.log("val/accuracy", self.right / self.rows)
+        over_all = self.trainer.strategy.reduce  # of one process: as it is
+        rows = over_all(torch.tensor(self.rows, device=self.device), reduce_op="sum")
+        steps = self.trainer.num_training_batches
+        self.log("train/loss", over_all(self.train_loss, reduce_op="mean") / steps)
+        self.log("val/loss", over_all(self.val_loss, reduce_op="sum") / rows)
+        self.log("val/accuracy", over_all(self.right, reduce_op="sum") / rows)
 
     def configure_optimizers(self) -> Any:
         lr, decay = self.params.lr, self.params.weight_decay
@@ -94,6 +100,8 @@ class Epochs(Callback):
         figures = {name: round(float(trainer.callback_metrics[name]), 6) for name in FIGURES}
         epoch = trainer.current_epoch + 1
         self.rows.append({"epoch": epoch, **figures})
+        if not trainer.is_global_zero:
+            return
         print(
             f"epoch {epoch}/{trainer.max_epochs} "
             f"train/loss {figures['train/loss']:.3f} val/accuracy {figures['val/accuracy']:.3f}",

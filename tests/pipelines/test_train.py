@@ -79,6 +79,27 @@ def test_fewer_rows_than_a_batch_are_one_batch() -> None:
     assert [len(y) for _, y in Batches(*numbered(5), 8, seed=0)] == [5]
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_every_batch_and_all_make_the_same_number_of_steps(count: int) -> None:
+    whole = Batches(*numbered(50), 8, seed=3)
+    shares = [Batches(*numbered(50), 8, seed=3, share=(number, count)) for number in range(count)]
+    for step, parts in enumerate(zip(*shares, strict=True)):
+        together = torch.cat([y for _, y in parts])
+        assert sorted(together.tolist()) == sorted(list(whole)[step][1].tolist())
+        assert {len(y) for _, y in parts} == {8 // count}
+    validation = [list(Batches(*numbered(9), 8, share=(number, count))) for number in range(count)]
+    assert {len(batches) for batches in validation} == {2}
+    assert sorted(torch.cat([y for batches in validation for _, y in batches]).tolist()) == list(range(9))
+    with pytest.raises(ValueError, match=f"1 rows cannot be shared by {count} processes"):
+        Batches(*numbered(1), 8, seed=3, share=(0, count))
+
+
+def test_processes_augment_differently() -> None:
+    same_rows = torch.zeros((8, 4, 4, 3), dtype=torch.uint8), torch.zeros(8)
+    one, other = (drawn(Batches(*same_rows, 8, seed=3, augment=jitter, share=(n, 2)), 0)[0] for n in (0, 1))
+    assert not torch.equal(one, other)
+
+
 # --- what training does to an image
 
 
@@ -272,6 +293,30 @@ def test_another_version_of_torch_refuses_before_it_computes(tmp_path: Path, mon
     with pytest.raises(ParamsError, match=r"torch .* is installed and params.yaml's toolchain.torch is 1\.0\.0"):
         train.main(MODEL)
     assert not (root / "artifacts/models").exists()
+
+
+def test_a_batch_that_the_processes_cannot_share_equally_is_refused() -> None:
+    assert params(devices=2, num_nodes=2).devices == 2
+    for wrong in ({"devices": 3}, {"devices": 2, "num_nodes": 3}):
+        with pytest.raises(ValueError, match="rows of a batch are left over"):
+            params(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sentence"),
+    [(0, "accelerator is gpu and this machine has none"), (1, r"devices is 2 and this machine has 1 GPU")],
+)
+def test_gpus_that_are_not_here_are_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, sentence: str
+) -> None:
+    monkeypatch.chdir(root := checkout(tmp_path / "checkout", devices=2))
+    (root / "artifacts" / "datasets" / "cifar10" / "dataset.json").unlink()
+    file = root / "params.yaml"
+    file.write_text(file.read_text().replace("accelerator: cpu", "accelerator: gpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ParamsError, match=sentence):
+        train.main(MODEL)
 
 
 def test_an_accelerator_that_is_not_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
