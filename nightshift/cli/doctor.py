@@ -62,6 +62,9 @@ def check_toolchain(root: Path) -> Finding:
         different = toolchain.differences(root)
     except NightshiftError as error:
         return Finding("toolchain", False, error.message, error.next_step)
+    if not different and toolchain.lacks_gpu(root):
+        step = "train where there is one (docs/gpu.md), or take over this machine's: nightshift doctor --toolchain"
+        return Finding("toolchain", None, "params.yaml: accelerator: gpu, and torch finds no GPU here", step)
     if not different:
         return Finding("toolchain", True, "the versions of params.yaml are installed")
     words = ", ".join(f"{name} {here or 'missing'} (params.yaml: {there})" for name, (there, here) in different.items())

@@ -94,7 +94,12 @@ def look(root: Path, until: str, *, rerun: bool = False) -> Outlook:
             tree = Path(scratch) / "tree"
             unpack(tip.tree, tree)
             check_params(tree)
-            _foresee(found, tip, tree, open_store(os.environ["NIGHTSHIFT_WORK"]) if asked else None)
+            resolved = _foresee(found, tip, tree, open_store(os.environ["NIGHTSHIFT_WORK"]) if asked else None)
+            # One machine's Airflow knows no queues: it runs everything here.
+            queues = _hints(resolved, "queue") if elsewhere else {}
+            found.findings += stops.tools(resolved["stages"], found.stages, queues)
+            if stack:
+                found.findings += stops.pools(stack, set(_hints(resolved, "pool").values()))
             if asked and stack:
                 found.findings += _demo_days(found, tree)
     except (NightshiftError, ReleaseError) as error:
@@ -102,8 +107,14 @@ def look(root: Path, until: str, *, rerun: bool = False) -> Outlook:
     return found
 
 
-def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None) -> None:
-    """The part that needs the commit to be laid; ``work`` is None when S3 cannot be asked."""
+def _hints(resolved: dict[str, Any], name: str) -> dict[str, str]:
+    """The stages that have a hint of this name, and what it says."""
+    hints = {stage: (about["meta"] or {}).get("airflow") or {} for stage, about in resolved["stages"].items()}
+    return {stage: said[name] for stage, said in hints.items() if name in said}
+
+
+def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None) -> dict[str, Any]:
+    """The part that needs the commit to be laid; ``work`` is None when S3 cannot be asked. Returns the graph."""
     resolved = graph.of_tree(tree, tip.blobs, work, keep=False) if work else graph.of_folder(tree)
     base = {"dag": "the night", "commit": tip.commit} | laid(tree, tip.blobs, resolved, list(resolved["stages"]))
     home = Path(os.environ.get("NIGHTSHIFT_HOME") or ".nightshift").absolute()
@@ -132,9 +143,8 @@ def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None) -> 
         one["dag"] = home_of(resolved["stages"][one["stage"]])
     found.seconds = forecast.seconds(found.stages, base, lambda name: durations.last(work, name) if work else None)
     landed = sum(day["bytes"] for report in found.datasets.values() for day in report.get("taken", []))
-    queues = {name: ((s["meta"] or {}).get("airflow") or {}).get("queue") for name, s in resolved["stages"].items()}
     found.findings.append(stops.disk(home, base, found.stages, landed))
-    found.findings += stops.tools(base, found.stages, {name: queue for name, queue in queues.items() if queue})
+    return resolved
 
 
 def _demo_days(found: Outlook, tree: Path) -> list[Finding]:

@@ -170,6 +170,21 @@ def _airflow(stack: Stack, *, scheduler: bool) -> list[Finding]:
     return found
 
 
+def pools(stack: Stack, wanted: set[str]) -> list[Finding]:
+    """The pools that hints name: without its pool a task waits for ever, and Airflow calls that scheduled."""
+    if not wanted or not stack.processes.running(airflow.API):
+        return []
+    try:
+        there = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password).pools()
+    except NightshiftError:
+        return []  # said by `services`
+    step = f"make it at {stack.airflow_url}/pools, or name another in dvc.yaml: {', '.join(sorted(there))}"
+    return [
+        Finding("airflow", False, f"there is no pool {name!r}: its tasks would wait for ever", step)
+        for name in sorted(wanted - set(there))
+    ]
+
+
 def endpoint(urls: str) -> list[Finding]:
     """Every replica of a list of URLs must answer: a deployment waits for all of them."""
     wanted = [url.strip().rstrip("/") for url in urls.split(",") if url.strip()]
@@ -197,15 +212,16 @@ def disk(home: Path, base: Mapping[str, Any], stages: list[dict[str, Any]], land
     return Finding("disk", free >= needed, words if free >= needed else f"{words} in {there}", "make room there")
 
 
-def tools(base: Mapping[str, Any], stages: list[dict[str, Any]], elsewhere: Mapping[str, str]) -> list[Finding]:
+def tools(graph: Mapping[str, Any], stages: list[dict[str, Any]], elsewhere: Mapping[str, str]) -> list[Finding]:
     """The versions and the accelerator that params.yaml names, where a stage must compute.
 
+    ``graph``: each stage as DVC reads it (``dvc_index.read``).
     ``elsewhere``: the queue of each stage that workers of their own compute; what they have is not known here.
     """
     wrong: dict[str, list[str]] = {}
     found = []
     for one in stages:
-        wanted = base["stages"][one["stage"]]["params"].get("params.yaml", {})
+        wanted = (graph[one["stage"]]["values"] or {}).get("params.yaml", {})
         names = {key.removeprefix("toolchain."): value for key, value in wanted.items() if key.startswith("toolchain.")}
         if one["outcome"] not in (WILL, MAY) or not names:
             continue

@@ -69,6 +69,18 @@ class Airflow:
         found = self._send("GET", "/api/v2/dags", params={"tags": "nightshift", "limit": 1000})["dags"]
         return {dag["dag_id"]: dag for dag in found if not dag.get("is_stale")}
 
+    def pools(self) -> dict[str, int]:
+        """The pools by name, and how many tasks run in each at once."""
+        return {
+            pool["name"]: pool["slots"] for pool in self._send("GET", "/api/v2/pools", params={"limit": 1000})["pools"]
+        }
+
+    def make_pool(self, name: str, slots: int, description: str) -> None:
+        """Makes a pool unless there is one of that name: its size is then a person's."""
+        if name not in self.pools():
+            wanted = {"name": name, "slots": slots, "description": description, "include_deferred": False}
+            self._send("POST", "/api/v2/pools", json=wanted)
+
     def tasks(self, dag: str) -> list[str]:
         """The ids of a DAG's tasks, upstream first."""
         found = {

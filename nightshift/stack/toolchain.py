@@ -69,6 +69,11 @@ def write(root: Path) -> list[str]:
     return changed
 
 
+def lacks_gpu(root: Path) -> bool:
+    """Whether params.yaml asks for a GPU and torch finds none."""
+    return wanted(root).get("accelerator") == "gpu" and accelerator() != "gpu"
+
+
 def accelerator() -> str:
     """``gpu`` where torch finds one (Lightning's word), else ``cpu``."""
     import torch  # takes seconds
