@@ -14,10 +14,11 @@ from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, get_parsing_con
 from dvc_graph import Dag, lay_out
 from dvc_operator import EngineOperator
 from dvc_tip import hand_on, of_task, of_tip
+from night_operator import TellOperator
 
 HOME = Path(os.environ["NIGHTSHIFT_HOME"])
-# In a team, what touches the repository or the ledger runs on the one worker that may.
-EVENTS = {"begin", "record", "deploy"}
+# In a team, what touches the repository or the ledger, or writes to people, runs on the one worker that may.
+EVENTS = {"begin", "record", "deploy", "tell"}
 EVENTS_QUEUE = os.environ.get("NIGHTSHIFT_EVENTS_QUEUE")
 REASON = Param(None, type=["null", "string"], maxLength=500, description="Why, for the record.")
 RERUN = Param(
@@ -82,9 +83,12 @@ def build(dag: Dag, schedule: dict[str, str] | None = None) -> None:
                 settings["queue"] = EVENTS_QUEUE
             if task.verb == "record":
                 settings["outlets"] = [Asset(name=dag.id, uri=f"nightshift://{dag.id}")]
-            tasks[task.id] = EngineOperator(
-                task_id=task.id, verb=task.verb, argument=task.argument, doc_md=task.doc, **settings
+            operator = TellOperator if task.verb == "tell" else EngineOperator
+            tasks[task.id] = operator(
+                task_id=task.id, verb=task.verb, argument=task.argument, night=task.night, doc_md=task.doc, **settings
             )
+            if task.verb == "tell":  # it runs however the others ended, and the run is as red as it is
+                tasks[task.id].as_teardown(on_failure_fail_dagrun=True)
         for task in dag.tasks.values():
             for upstream in sorted(task.upstream & set(tasks)):
                 tasks[upstream] >> tasks[task.id]

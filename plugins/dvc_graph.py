@@ -14,6 +14,7 @@ accept       the answer to a verdict                          after ``artifacts/
 pin          ``champions/<model>.json``                       before the stages that read it, after theirs
 record       the branch                                       after all stages
 deploy       the ledger                                       last, where a release is published
+tell         the run's part of the night                      after all others, however they ended
 ===========  ===============================================  ==========================================
 """
 
@@ -30,7 +31,10 @@ RECEIPT = re.compile(r"artifacts/receipts/(.+)\.json")
 
 @dataclass
 class Task:
-    """One task: ``python -m nightshift.engine <verb> [argument]``."""
+    """One task: ``python -m nightshift.engine <verb> [argument]``.
+
+    ``night`` is for the tasks that know of the night: which DAG follows which, and the queues of this DAG's tasks.
+    """
 
     id: str
     verb: str
@@ -38,6 +42,7 @@ class Task:
     upstream: set[str] = field(default_factory=set)
     hints: dict[str, Any] = field(default_factory=dict)
     doc: str = ""
+    night: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,7 +69,13 @@ def lay_out(graph: dict[str, Any]) -> list[Dag]:
         for path in stage["deps"]
         if path.startswith(PROFILES) and path in graph["data"]
     }
-    return [_dag(home, stages, homes, ingested) for home in sorted(set(homes.values()))]
+    dags = [_dag(home, stages, homes, ingested) for home in sorted(set(homes.values()))]
+    after = {dag.id: dag.after for dag in dags}
+    for dag in dags:
+        queues = {task.id: task.hints["queue"] for task in dag.tasks.values() if "queue" in task.hints}
+        for task in ("begin", "tell"):
+            dag.tasks[task].night = {"after": after, "queues": queues}
+    return dags
 
 
 def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dict[str, str]) -> Dag:
@@ -140,6 +151,8 @@ def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dic
     for model in published:
         deploy = "deploy" if len(published) == 1 else f"deploy.{model}"
         tasks[deploy] = Task(deploy, "deploy", model, {"record"}, doc=DOCS["deploy"])
+    # After each of them, not after the last one alone: that one is decided as soon as something before it has failed.
+    tasks["tell"] = Task("tell", "tell", upstream=set(tasks), doc=DOCS["tell"])
     tracked = [key for stage in mine.values() for keys in stage["params"].values() for key in keys]
     return Dag(home, tasks, sorted(after), any(TRAIN.match(key) for key in tracked))
 
@@ -151,6 +164,7 @@ DOCS = {
     "pin": "Names the release that the challenger meets.",
     "record": "One commit with what this run found.",
     "deploy": "Orders the release, and waits until the endpoint proves that it answers; else the old one goes on.",
+    "tell": "Says what became of this run, also of a red one; who is the last of its night tells the night.",
 }
 HINTS = {"dag", "queue", "pool", "retries", "retry_delay", "timeout", "priority"}
 

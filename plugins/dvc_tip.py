@@ -82,7 +82,7 @@ def of_task(home: Path, dag: str, task: str) -> Dag:
 
 
 def _essence(task: Task) -> dict[str, Any]:
-    return {name: value for name, value in asdict(task).items() if name in ("verb", "argument", "hints")}
+    return {name: value for name, value in asdict(task).items() if name in ("verb", "argument", "hints", "night")}
 
 
 def version(home: Path) -> str | None:

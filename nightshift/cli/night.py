@@ -1,12 +1,13 @@
 """``nightshift night``: land, trigger, follow, tell."""
 
 import os
+import secrets
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,13 +19,14 @@ from nightshift.cli.summary import Summary, Told
 from nightshift.engine import lock
 from nightshift.engine.ingest import held_days
 from nightshift.engine.journal import Journal
+from nightshift.engine.night import claim, drop
 from nightshift.engine.objects import Objects, remote_url
 from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
 from nightshift.stack import demo, lifecycle, repository
-from nightshift.stack.runs import Airflow
+from nightshift.stack.runs import Airflow, Run
 from nightshift.stack.schedule import schedule_of
 from nightshift.stack.settings import Stack, find_root
 
@@ -58,13 +60,8 @@ def night(
     wait_for_dags(airflow, tip, stack)
     paused = {name for name, dag in airflow.dags().items() if dag["is_paused"]}
     waiting += [f"{name} is paused: unpause it at {stack.airflow_url}/dags/{name}" for name in sorted(paused)]
-    runs = []
-    for name in sorted(set(airflow.dags()) - paused):
-        if not name.startswith("ingest_"):
-            continue  # a model's run is started by its data set's asset
-        if airflow.active(name):
-            console.print(f"[yellow]note:[/] {name} has a run that has not ended; this night's waits behind it")
-        runs.append(airflow.trigger(name, {"until": until, "rerun": rerun, "reason": reason}))
+    starts = [name for name in sorted(set(airflow.dags()) - paused) if name.startswith("ingest_")]
+    runs = trigger(airflow, starts, {"until": until, "rerun": rerun, "reason": reason}, console)
     try:
         followed = follow(airflow, runs, console)
     except KeyboardInterrupt:
@@ -76,6 +73,25 @@ def night(
     else:
         summaries.show(console, told)
     raise typer.Exit(told.exit_code)
+
+
+def trigger(airflow: Airflow, starts: list[str], conf: dict[str, Any], console: Console) -> list[Run]:
+    """Starts these DAGs as one night, and says its name."""
+    now = datetime.now(UTC)
+    key = f"night__{now.isoformat()}_{secrets.token_hex(2)}"
+    name = claim(open_store(os.environ["NIGHTSHIFT_WORK"]), key, now.date().isoformat(), starts).name
+    console.print(f"night {name}", highlight=False)
+    runs: list[Run] = []
+    for dag in starts:  # a model's run is started by its data set's asset
+        if airflow.active(dag):
+            console.print(f"[yellow]note:[/] {dag} has a run that has not ended; this night's waits behind it")
+        try:
+            runs.append(airflow.trigger(dag, conf, key))
+        except NightshiftError:
+            if not runs:  # nothing has begun, so nobody is to be told that it is late
+                drop(open_store(os.environ["NIGHTSHIFT_WORK"]), name)
+            raise
+    return runs
 
 
 def check_params(root: Path) -> None:

@@ -244,7 +244,7 @@ def show(console: Console, summary: Summary) -> None:
     line("next night", summary.next_night)
 
 
-EVENTS = {"begin", "ingest", "accept", "pin", "record", "deploy"}
+EVENTS = {"begin", "ingest", "accept", "pin", "record", "deploy", "tell"}
 COLORED = {"success": "[green]done[/]", "failed": "[bold red]failed[/]", "held": "[bold yellow]held[/]"}
 
 

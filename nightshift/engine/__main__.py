@@ -22,6 +22,7 @@ RUN_VERBS = {
     "stage": "name",
     "record": None,
     "deploy": "model",
+    "tell": None,
 }
 
 
@@ -56,7 +57,7 @@ def _dispatch(args: argparse.Namespace) -> Receipt | None:
     if args.verb == "begin":
         from nightshift.engine.begin import begin
 
-        return begin(args.dag, args.run, args.conf, args.events, args.until)
+        return begin(args.dag, args.run, args.conf, args.events, args.until, args.about)
     if args.verb == "stage":
         from nightshift.engine.stage import stage
 
@@ -77,9 +78,27 @@ def _dispatch(args: argparse.Namespace) -> Receipt | None:
         from nightshift.engine.deploy import deploy
 
         return deploy(args.model, args.dag, args.run)
+    if args.verb in ("tell", "unfinished", "late", "sent", "nights"):
+        return _night(args)
     from nightshift.engine.record import record
 
     return record(args.dag, args.run)
+
+
+def _night(args: argparse.Namespace) -> Receipt | None:
+    from nightshift.engine import tell
+
+    if args.verb == "tell":
+        about, events, tasks = (json.loads(text) for text in (args.about, args.events, args.tasks))
+        return tell.tell(args.dag, args.run, about, events, tasks)
+    if args.verb == "unfinished":
+        return tell.unfinished()
+    if args.verb == "late":
+        return tell.late(json.loads(args.found), json.loads(args.about))
+    if args.verb == "sent":
+        return tell.sent(args.name, args.how, args.said)
+    json.dump(tell.shown(args.name), sys.stdout, indent=1)
+    return None
 
 
 def _graph(rev: str | None, root: str | None) -> None:
@@ -121,8 +140,24 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--conf")
             command.add_argument("--events")
             command.add_argument("--until")
+        if verb in ("begin", "tell"):
+            command.add_argument("--about", help="what Airflow knows of the night: date, after, queues, paused, url")
+        if verb == "tell":
+            command.add_argument("--events", default="[]")
+            command.add_argument("--tasks", required=True)
         if verb == "stage":
             command.add_argument("--attempt", type=int, default=1)
+    shown = verbs.add_parser("nights", help="the newest nights, or one, as JSON")
+    shown.add_argument("name", nargs="?")
+    sent = verbs.add_parser("sent")
+    sent.add_argument("name")
+    sent.add_argument("--how", required=True)
+    sent.add_argument("--said", default="")
+    late = verbs.add_parser("late")
+    late.add_argument("--found", required=True)
+    late.add_argument("--about", required=True)
+    for command in (verbs.add_parser("unfinished"), late, sent):
+        command.add_argument("--receipt", type=Path)
     return parser
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nightshift.engine import graph, lock, overrides, plan
+from nightshift.engine import graph, lock, night, overrides, plan
 from nightshift.engine.journal import Journal
 from nightshift.engine.key import md5
 from nightshift.engine.objects import Objects, remote_url
@@ -29,13 +29,16 @@ CONF: dict[str, tuple[tuple[type, ...], Any, str]] = {
 }
 
 
-def begin(dag: str, run: str, conf: str | None, events: str | None, until: str | None) -> Receipt:
+def begin(
+    dag: str, run: str, conf: str | None, events: str | None, until: str | None, about: str | None = None
+) -> Receipt:
     """Put the run's tree and base, create-only; a retry finds them and changes nothing.
 
     Args:
         conf: the run's form as JSON; its keys are those of ``CONF``.
         events: the asset events that started it, as JSON: a list with ``commit`` in each.
         until: the last day whose data counts, unless the form names one.
+        about: what Airflow knows of the night, as JSON (see ``night.join``); without it the run belongs to none.
 
     Raises:
         NightshiftError: the form, params.yaml or the graph is wrong, or the snapshot is not in this remote.
@@ -81,6 +84,7 @@ def begin(dag: str, run: str, conf: str | None, events: str | None, until: str |
             "overrides": laid_over,
             **laid(root, blobs, resolved, names),
         }
+        base["nights"] = _join(journal, json.loads(about), happened, base["params"]) if about else []
     for other in resolved["elsewhere"]:
         say(f"not run by nights, because it is not in the root's dvc.yaml: {other}")
     check_inputs(base, Objects(base["remote"], home() / "cache"))
@@ -102,6 +106,17 @@ def laid(root: Path, blobs: Mapping[str, str], resolved: dict[str, Any], names: 
         **plan.lay(resolved, names, root, _yaml(root / "dvc.lock"), data),
     }
     return found | {"champions": {m: (root / plan.CHAMPIONS / f"{m}.json").read_text() for m in found["pin"]}}
+
+
+def _join(journal: Journal, about: dict[str, Any], events: list[dict[str, Any]], params: dict[str, Any]) -> list[str]:
+    """The names of the nights that this run is part of; each then knows that it has begun."""
+    began = {"run": journal.run, "after": about["after"], "queues": about["queues"]}
+    began |= {"good": params["notify"]["good"]} if "notify" in params else {}
+    began |= {key: value for key, value in params.get("schedule", {}).items() if key == "late_after_hours"}
+    nights = night.join(journal.store, journal.dag, journal.run, about, events)
+    for one in nights:
+        one.replace(f"runs/{journal.dag}", began)
+    return [one.name for one in nights]
 
 
 def _yaml(file: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def record(dag: str, run: str) -> Receipt:
             found = journal.get("record.json") or found
     details = {"commit": found["commit"], "recorded": found["recorded"], "left": found["left"]}
     details |= {name: base["conf"][name] for name in ("rerun", "reason")}  # for the runs that this one starts
+    details["nights"] = base.get("nights", [])
     return Receipt(found["outcome"], found["message"], details)
 
 

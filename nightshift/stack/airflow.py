@@ -18,7 +18,7 @@ import httpx
 
 from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
-from nightshift.stack import airflow_options, repository
+from nightshift.stack import airflow_options, notify, repository
 from nightshift.stack.private import write_private
 from nightshift.stack.processes import taken_port
 from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, Stack, inherited
@@ -39,7 +39,7 @@ def command(name: str) -> list[str]:
 
 
 def environment(stack: Stack, name: str = API) -> dict[str, str]:
-    """All that one of Airflow's processes gets; only the scheduler, whose tasks deploy, has the deployer's identity."""
+    """All that one of Airflow's processes gets; only the scheduler, whose tasks deploy and tell, has their keys."""
     secrets = stack.secrets["airflow"]
     home = stack.home / "airflow"
     own = {
@@ -64,6 +64,7 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
         deployer = stack.environment("deployer")
         for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
             ours[f"NIGHTSHIFT_DEPLOYER_{key}"] = deployer[f"AWS_{key}"]
+        ours |= notify.environment(stack.home)
     return inherited() | {"AIRFLOW_HOME": str(home)} | variables | ours
 
 

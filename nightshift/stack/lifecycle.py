@@ -18,7 +18,7 @@ from typing import Any
 
 from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
-from nightshift.stack import airflow, endpoint, repository
+from nightshift.stack import airflow, endpoint, notify, repository
 from nightshift.stack import s3 as s3_server
 from nightshift.stack.private import write_private
 from nightshift.stack.processes import taken_port
@@ -43,6 +43,7 @@ def up(root: Path, say: Say) -> Stack:
         _push(root, say)
         stack = _start_s3(stack, say)
         configure_dvc(stack)
+        notify.keep(stack.home, os.environ)
         started = endpoint.launch(stack, say)
         airflow.start(stack, say)
         if started:

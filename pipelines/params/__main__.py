@@ -16,7 +16,7 @@ from pipelines.params.dataset import Dataset
 from pipelines.params.model import Model
 from pipelines.params.section import ParamsError, Section, nearest, read
 
-SECTIONS = ["schedule", "toolchain", "datasets", "models"]
+SECTIONS = ["schedule", "notify", "toolchain", "datasets", "models"]
 OURS = {"release_format": int, "accelerator": str, "threads": int}  # the other keys of toolchain are distributions
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")  # it becomes part of commands, paths, DAG ids and URLs
 
@@ -27,6 +27,14 @@ class Schedule(Section):
     cron: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")]
     """Five fields: minute, hour, day, month, weekday."""
     timezone: str
+    late_after_hours: Annotated[float, Field(ge=0)]
+    """Hours after its begin at which a night that has not ended is told as late."""
+
+
+class Notify(Section):
+    """Which nights are sent to people; those that need somebody always are."""
+
+    good: bool
 
 
 def check(root: Path = Path()) -> None:
@@ -41,7 +49,8 @@ def check(root: Path = Path()) -> None:
     wrong += [f"{file}: {key} is missing" for key in SECTIONS if not isinstance(tree.get(key), dict)]
     if wrong:
         raise ParamsError("\n".join(wrong))
-    wrong += _schedule(tree["schedule"], file) + _toolchain(tree["toolchain"], file)
+    wrong += _schedule(tree["schedule"], file) + _section(Notify, tree["notify"], "notify", file)
+    wrong += _toolchain(tree["toolchain"], file)
     for name, entry in tree["datasets"].items():
         where = f"datasets.{name}"
         wrong += _name(name, where, file) + _section(Dataset, entry, where, file)

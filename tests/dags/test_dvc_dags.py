@@ -57,7 +57,8 @@ def test_every_dag_follows_the_house_rules(home):
     bag = read(home)
     assert bag["errors"] == {}
     assert bag["heavy"] == []
-    assert sorted(bag["dags"]) == ["ingest_cifar10", "ingest_mnist", "train_cifar10-cnn", "train_mnist-mlp"]
+    rendered = ["ingest_cifar10", "ingest_mnist", "train_cifar10-cnn", "train_mnist-mlp"]
+    assert sorted(bag["dags"]) == ["housekeeping", *rendered]
     for dag in bag["dags"].values():
         assert (dag["paused"], dag["catchup"], dag["active"]) == (False, False, 1)
     assert bag["dags"]["ingest_cifar10"]["params"] == ["reason", "rerun", "until"]
@@ -78,7 +79,7 @@ def test_the_nightly_schedule_is_off_until_a_person_turns_it_on(home):
 def test_what_touches_the_repository_or_the_ledger_goes_to_a_queue_of_its_own_when_one_is_named(home):
     assert set(read(home)["dags"]["train_mnist-mlp"]["queues"].values()) == {"default"}
     queues = read(home, NIGHTSHIFT_EVENTS_QUEUE="events")["dags"]["train_mnist-mlp"]["queues"]
-    assert {task for task, queue in queues.items() if queue == "events"} == {"begin", "record", "deploy"}
+    assert {task for task, queue in queues.items() if queue == "events"} == {"begin", "record", "deploy", "tell"}
 
 
 def test_a_tasks_process_builds_only_its_dag_and_asks_no_repository(home):
@@ -90,7 +91,7 @@ def test_a_tasks_process_builds_only_its_dag_and_asks_no_repository(home):
         _AIRFLOW_PARSING_CONTEXT_TASK_ID="train",
     )
     assert bag["errors"] == {}
-    assert list(bag["dags"]) == ["train_mnist-mlp"]
+    assert sorted(bag["dags"]) == ["housekeeping", "train_mnist-mlp"]  # a process reads only its own DAG's file
 
 
 def test_a_tasks_process_on_another_disk_knows_its_task_from_airflow(tmp_path):

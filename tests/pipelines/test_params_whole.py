@@ -31,6 +31,8 @@ def test_the_shipped_file_is_right(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ("schedule:", "shedule:", "shedule is unknown; did you mean schedule?"),
         ("  cron: 0 3 * * *", "  cron: nightly", "schedule.cron is 'nightly'"),
         ("timezone: UTC", "timezone: Mars/Olympus", "schedule.timezone is 'Mars/Olympus', no time zone"),
+        ("late_after_hours: 6", "late_after_hours: soon", "schedule.late_after_hours is 'soon'"),
+        ("  good: false", "  god: false", "notify.god is unknown; did you mean good?"),
         ("  threads: 1", "  threads: one", "toolchain.threads is 'one': a int is wanted"),
         ("  pyarrow:", "  pyarow:", "toolchain.pyarow is unknown"),
         ("      min_std: 1", "      min_sdt: 1", "datasets.cifar10.validate.min_sdt is unknown; did you mean min_std?"),

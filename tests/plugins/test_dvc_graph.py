@@ -47,6 +47,7 @@ def test_a_data_sets_dag_has_the_tasks_of_the_design_in_their_order(dags):
         "accept": {"validate"},
         "prepare": {"ingest", "validate", "accept"},
         "record": {"prepare"},
+        "tell": {"begin", "ingest", "validate", "accept", "prepare", "record"},
     }
 
 
@@ -57,6 +58,7 @@ def test_a_models_dag_pins_after_train_and_deploys_after_the_record(dags):
     assert "pin" in tasks["evaluate"].upstream
     assert tasks["record"].upstream == {"publish"}
     assert tasks["deploy"].upstream == {"record"}
+    assert tasks["tell"].upstream == {*tasks} - {"tell"}
     assert (tasks["deploy"].verb, tasks["deploy"].argument) == ("deploy", "cifar10-cnn")
 
 

@@ -65,6 +65,7 @@ def test_a_project_needs_neither_params_nor_data_and_its_repository_may_be_a_url
         "begin": set(),
         "hello": {"begin"},
         "record": {"hello"},
+        "tell": {"begin", "hello", "record"},
     }
     assert graph["schedule"] is None
     # While the server is away the DAGs stay as they are; without any, the reason is told.

@@ -1,0 +1,31 @@
+"""Housekeeping, once an hour: a night that is late is told, with what it waits for.
+
+Airflow stays green while a task waits for a queue that no worker serves, or for a run that never begins.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronTriggerTimetable
+from night_operator import LateOperator
+
+name = os.environ.get("NIGHTSHIFT_EVENTS_QUEUE")
+queue: dict[str, Any] = {"queue": name} if name else {}
+
+with DAG(
+    dag_id="housekeeping",
+    schedule=CronTriggerTimetable("23 * * * *", timezone="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    tags=["housekeeping"],
+    doc_md=__doc__,
+) as housekeeping:
+    LateOperator(
+        task_id="late",
+        verb="late",
+        retries=1,
+        retry_delay=timedelta(minutes=5),
+        **queue,
+    )
