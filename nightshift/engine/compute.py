@@ -1,30 +1,26 @@
-"""Compute a stage: the one sequence of DVC commands that never gave a wrong result with exit 0, and its guards.
+"""Compute a stage: bring exactly its inputs, let DVC run exactly this stage, push exactly its outputs; and the guards.
 
-Lay the fragments over the tree, bring exactly the inputs, run exactly this stage, look at what DVC recorded, push
-exactly the outputs. ``repro -s`` without the inputs in place skips a stage whose inputs changed, and exits 0; so does
-``--allow-missing`` without ``-s`` for a file inside an output. The guards see both.
+The fragments are laid over the tree, and what DVC recorded is looked at before anything is pushed. ``repro -s`` without
+the inputs in place skips a stage whose inputs changed, and exits 0; so does ``--allow-missing`` without ``-s`` for a
+file inside an output. The guards see both. A stage with something that the plan does not understand (``unclear``) is
+pulled and pushed by DVC itself; every other by ``transfer``, which does the same.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nightshift.engine import lock
+from nightshift.engine import lock, transfer
 from nightshift.engine.changes import changes
-from nightshift.engine.checkpoints import VARIABLE, Checkpoints
+from nightshift.engine.checkpoints import VARIABLE, Checkpoints, forget
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, entry_hashes
-from nightshift.engine.report import say
+from nightshift.engine.process import Ended
 from nightshift.engine.settings import home, seconds
-from nightshift.engine.workspace import lay_over, workspace
+from nightshift.engine.workspace import Workspace, lay_over, workspace
 from nightshift.errors import NightshiftError
 
-DOING = {
-    "checkout": "bringing its inputs",
-    "pull": "fetching its inputs",
-    "repro": "running",
-    "push": "pushing outputs",
-}
+DOING = {"pull": "fetching its inputs", "repro": "running", "push": "pushing outputs"}
 
 
 def compute(
@@ -49,32 +45,35 @@ def compute(
     with workspace(home(), f"{journal.dag}-{journal.run}-{name}", journal.tree()) as space:
         lay_over(space.root, fragments)
         before = _entries(space.root)
-        cached = all(objects.cached(inputs[path]) for path in plan["generated"])
-        say(f"its inputs are {'in the cache of this machine' if cached else f'fetched from {objects.url}'}")
-        bring = [["dvc", "checkout" if cached else "pull", "-q", *plan["generated"]]] if plan["generated"] else []
-        repro = ["dvc", "repro", "-s", "--pull", "--allow-missing", "--no-run-cache", *(["-f"] if force else []), name]
-        steps = [*bring, repro, ["dvc", "push", "-q", name]]
         left = Checkpoints(journal.store, checkpoints, space.scratch / "checkpoints")
         left.bring()
         with left.kept(seconds("NIGHTSHIFT_CHECKPOINT_SECONDS", 120)):
+            steps = _bring(plan, inputs, before, objects, space)
+            steps.append(["dvc", "repro", "-s", "--no-run-cache", *(["-f"] if force else []), name])
+            if plan["unclear"]:
+                steps[-1] += ["--pull", "--allow-missing"]
+                steps.append(["dvc", "push", "-q", name])
             ended = space.run(steps, **{VARIABLE: str(left.folder)})
             after = _entries(space.root)
             # When DVC had nothing to do there is nothing here to push: the remote has it since it was recorded.
             if ended.status and not (steps[ended.step][1] == "push" and after == before):
-                if steps[ended.step][1] in ("checkout", "pull"):
+                if steps[ended.step][1] == "pull":
                     _check_inputs(name, plan, inputs, objects)
+                raise _failed(name, DOING[steps[ended.step][1]], ended, space.root)
+            entry: dict[str, Any] = after.pop(name, {})
+            before.pop(name, None)
+            try:
+                _guard(name, plan, inputs, entry)
+            except NightshiftError:
+                forget(journal.store, checkpoints)  # what it left was not made of these inputs either
+                raise
+            if others := [other for other in {*after, *before} if after.get(other) != before.get(other)]:
                 raise NightshiftError(
-                    f"{name} failed, {DOING[steps[ended.step][1]]}: {ended.last_words()}",
-                    "read the lines above it, mend the cause, and clear the task",
+                    f"running {name} changed the entries of {', '.join(sorted(others))} too",
+                    "a stage must not run DVC itself: mend its command",
                 )
-        entry: dict[str, Any] = after.pop(name, {})
-        before.pop(name, None)
-        _guard(name, plan, inputs, entry)
-        if others := [other for other in {*after, *before} if after.get(other) != before.get(other)]:
-            raise NightshiftError(
-                f"running {name} changed the entries of {', '.join(sorted(others))} too",
-                "a stage must not run DVC itself: mend its command",
-            )
+            if not plan["unclear"]:
+                transfer.push(objects, entry_hashes(entry["outs"]).values())
         return entry
 
 
@@ -86,6 +85,29 @@ def _check_inputs(name: str, plan: dict[str, Any], inputs: Mapping[str, str], ob
                 objects.read(digest)
         except NightshiftError as error:
             raise NightshiftError(f"{name} reads {path}, but {error.message}", error.next_step) from None
+
+
+def _bring(
+    plan: dict[str, Any], inputs: Mapping[str, str], entries: dict[str, Any], objects: Objects, space: Workspace
+) -> list[list[str]]:
+    """Bring the inputs that stages and events made; the steps by which DVC has to do it."""
+    if plan["unclear"]:
+        return [["dvc", "pull", "-q", *plan["generated"]]] if plan["generated"] else []
+    outs = [out for entry in entries.values() for out in entry.get("outs", [])]
+    executable = [out["path"] for out in outs if out.get("isexec") and out["path"] in plan["generated"]]
+    wanted = {path: inputs[path] for path in plan["generated"]}
+    transfer.fetch(objects, wanted, space.root, space.scratch, executable)
+    return []
+
+
+def _failed(name: str, doing: str, ended: Ended, root: Path) -> NightshiftError:
+    message = f"{name} failed, {doing}: {ended.last_words()}"
+    if any("No space left on device" in line for line in ended.tail):
+        return NightshiftError(
+            f"{message} ({transfer.free(root)} on the disk of {root})",
+            "free space there, or set NIGHTSHIFT_HOME to a folder of a larger disk, and clear the task",
+        )
+    return NightshiftError(message, "read the lines above it, mend the cause, and clear the task")
 
 
 def _entries(root: Path) -> dict[str, Any]:

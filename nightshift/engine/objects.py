@@ -1,12 +1,14 @@
 """DVC's objects, by their md5: in the remote, and in this machine's shared cache."""
 
 import configparser
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from nightshift.engine.key import md5 as digest
+from nightshift.engine.report import say
 from nightshift.errors import NightshiftError
 from nightshift.releases.store import Store, open_store
 
@@ -40,6 +42,10 @@ class Objects:
         self.store: Store = open_store(url)
         self.cache = cache
 
+    def path(self, name: str) -> Path:
+        """Where the shared cache keeps it."""
+        return self.cache / _key(name)
+
     def exists(self, name: str) -> bool:
         """Whether the remote has the file or, of a folder, its listing."""
         return bool(self.store.exists(_key(name)))
@@ -50,11 +56,35 @@ class Objects:
             return False
         return all(self.exists(member) for member in set(self.members(name).values()))
 
-    def cached(self, name: str) -> bool:
-        """Whether the shared cache has the file or, of a folder, its listing and all members."""
-        if not (self.cache / _key(name)).exists():
+    def size(self, name: str) -> int:
+        """Bytes of an object, by the cache or else the remote; 0 when it is nowhere."""
+        return self.path(name).stat().st_size if self.path(name).exists() else self.store.size(_key(name)) or 0
+
+    def download(self, name: str, file: Path) -> None:
+        """Bring an object of the remote to a file, its digest checked.
+
+        Raises:
+            NightshiftError: the remote has no such object, or one that is not what its name says.
+        """
+        try:
+            self.store.get_file(_key(name), file)
+        except KeyError:
+            raise self._missing(name) from None
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != name.removesuffix(".dir"):
+            file.unlink()
+            raise self._corrupt(name, found)
+
+    def upload(self, name: str) -> bool:
+        """Put the cache's object, unless the remote has one of its name and size; whether it was put."""
+        size = self.store.size(_key(name))
+        if size == self.path(name).stat().st_size:
             return False
-        return all((self.cache / _key(member)).exists() for member in set(self.members(name).values()))
+        if size is not None:
+            say(f"object {name} of {self.url} has the wrong size, and is replaced by the right one")
+        self.store.put_file(_key(name), self.path(name))
+        return True
 
     def members(self, name: str) -> dict[str, str]:
         """Of a folder: path to md5; of a file: nothing."""
@@ -68,20 +98,29 @@ class Objects:
         Raises:
             NightshiftError: the object is nowhere, or is not what its name says.
         """
-        local = self.cache / _key(name)
-        if local.exists():
-            content = local.read_bytes()
+        if self.path(name).exists():
+            content = self.path(name).read_bytes()
             if digest(content) == name.removesuffix(".dir"):
                 return content
         try:
             content = self.store.get(_key(name))
         except KeyError:
-            raise NightshiftError(
-                f"{self.url} has no object {name}", "`dvc push` it from a machine that has it, or clear the stage"
-            ) from None
+            raise self._missing(name) from None
         if digest(content) != name.removesuffix(".dir"):
-            raise NightshiftError(f"object {name} of {self.url} is corrupt", "delete it and `dvc push` again")
+            raise self._corrupt(name, digest(content))
         return content
+
+    def _missing(self, name: str) -> NightshiftError:
+        return NightshiftError(
+            f"{self.url} has no object {name}",
+            "`dvc push` it from a machine that has it, or run the DAG that makes it with *rerun*",
+        )
+
+    def _corrupt(self, name: str, found: str) -> NightshiftError:
+        return NightshiftError(
+            f"object {name} of {self.url} is corrupt: its bytes have the digest {found}",
+            f"delete {self.url}/{_key(name)}, and `dvc push` it from a machine that has it, or run the DAG that makes it with *rerun*",
+        )
 
     def read_json(self, name: str) -> Any:
         """A JSON file's value."""

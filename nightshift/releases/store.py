@@ -46,6 +46,9 @@ class Store(Protocol):
 
     def exists(self, key: str) -> bool: ...
 
+    def size(self, key: str) -> int | None:
+        """Bytes of the object; None when there is none."""
+
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens when there is none."""
 
@@ -145,6 +148,9 @@ class FolderStore:
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
+
+    def size(self, key: str) -> int | None:
+        return self._path(key).stat().st_size if self._path(key).is_file() else None
 
     def delete(self, key: str) -> None:
         with self._watch():
@@ -279,12 +285,14 @@ class S3Store:
             return {item["Key"][len(self.prefix) :]: item["LastModified"] for item in items}
 
     def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
         try:
             with self._watch(key):
-                self._client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+                return self._client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"]
         except KeyError:
-            return False
-        return True
+            return None
 
     def delete(self, key: str) -> None:
         with self._watch(key):
