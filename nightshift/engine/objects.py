@@ -119,7 +119,8 @@ class Objects:
     def _corrupt(self, name: str, found: str) -> NightshiftError:
         return NightshiftError(
             f"object {name} of {self.url} is corrupt: its bytes have the digest {found}",
-            f"delete {self.url}/{_key(name)}, and `dvc push` it from a machine that has it, or run the DAG that makes it with *rerun*",
+            f"delete {self.url}/{_key(name)}, and `dvc push` it from a machine that has it, or run the DAG that "
+            "makes it with *rerun*",
         )
 
     def read_json(self, name: str) -> Any:

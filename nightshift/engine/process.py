@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 CHILD = Path(__file__).with_name("child.py")
+SECRET = re.compile("SECRET|TOKEN|PASSWORD", re.IGNORECASE)  # in the name of an environment variable
 ENDED = re.compile(r"\x1eended at step (\d+) with status (-?\d+)")
 
 
@@ -40,7 +41,7 @@ def claim(group: Path) -> None:
 def run_steps(
     steps: Sequence[Sequence[str]], folder: Path, environment: dict[str, str], group: Path, hear: Callable[[str], None]
 ) -> Ended:
-    """Run the steps in ``folder``; each line that they print is heard at once.
+    """Run the steps in ``folder``; each line that they print is heard at once, with *** for secrets of ``environment``.
 
     Whatever happens to this process, nothing of the group lives on: on a way out with an error (SIGTERM is one, see
     ``__main__``) the group is killed here; when this process is killed outright, the child sees it; when both are, the
@@ -63,6 +64,7 @@ def run_steps(
     os.close(reading)
     status, step = 1, 0  # of a child that is killed before it says more
     tail: deque[str] = deque(maxlen=30)
+    mask = masks(environment)
     try:
         group.write_text(json.dumps({"owner": _who(os.getpid()), "group": _who(process.pid)}))
         for line in process.stdout or ():
@@ -70,6 +72,7 @@ def run_steps(
             if match := ENDED.fullmatch(line):
                 step, status = int(match[1]), int(match[2])
                 continue
+            line = mask(line)
             tail.append(line)
             hear(line)
     finally:
@@ -77,6 +80,17 @@ def run_steps(
         process.wait()
         os.close(writing)
     return Ended(status, step, list(tail))
+
+
+def masks(environment: Mapping[str, str]) -> Callable[[str], str]:
+    """What replaces the values of secret variables, and passwords in URLs such as a proxy's, by ***."""
+    values = {value for name, value in environment.items() if SECRET.search(name)}
+    values |= {found[1] for value in environment.values() if (found := re.search(r"://[^/@\s]*?:([^/@\s]+)@", value))}
+    known = sorted((value for value in values if value), key=len, reverse=True)
+    if not known:
+        return str
+    pattern = re.compile("|".join(map(re.escape, known)))
+    return lambda line: pattern.sub("***", line)
 
 
 def left_over(group: Path) -> bool:

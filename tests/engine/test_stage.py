@@ -169,6 +169,7 @@ def test_a_failing_stage_says_its_own_last_words(world: World, run: str) -> None
 def test_a_stage_sees_no_secret_and_leaves_no_process_behind(world: World, run: str) -> None:
     show = (
         "import os, subprocess; print('ENV', sorted(os.environ)); print('KEY', os.environ['AWS_ACCESS_KEY_ID'])\n"
+        "print('ALL', dict(os.environ))\n"
         "print('PID', subprocess.Popen(['sleep', '300']).pid)"
     )
     world.edit("pipelines/train.py", "key = sys.argv[1]", f"key = sys.argv[1]  # {run}\n{show}")
@@ -177,6 +178,8 @@ def test_a_stage_sees_no_secret_and_leaves_no_process_behind(world: World, run: 
     said = {line.split()[0]: line.partition(" ")[2] for line in ran.output.splitlines() if " " in line}
     assert said["KEY"] == world.settings["AWS_ACCESS_KEY_ID"]
     assert not [name for name in secrets if name in said["ENV"]]
+    assert "'AWS_SECRET_ACCESS_KEY': '***'" in said["ALL"], "its own worker's, and that is not shown either"
+    assert world.settings["AWS_SECRET_ACCESS_KEY"] not in ran.output
     assert not alive(int(said["PID"]))
 
 

@@ -299,28 +299,6 @@ def test_a_stage_on_a_full_disk_says_where(world: World, run: str) -> None:
     assert f"MB are free on the disk of {world.home}/work/" in ran.receipt["message"]
 
 
-def test_a_wrong_input_stops_the_stage_before_it_runs(world: World, run: str, tmp_path: Path) -> None:
-    own(world, run)
-    here = begun(world, run)
-    train = world.fragment("train_m1", run, "base.json")["hashes"]["artifacts/datasets/a/train"]
-    with world.settings_of():
-        remote = world.remote()
-        name = next(iter(Objects(f"{world.work}/dvc", world.home / "cache").members(train).values()))
-        key = f"files/md5/{name[:2]}/{name[2:]}"
-        right = remote.get(key)
-        remote.put(key, b"wrong")
-    try:
-        ran = world.try_engine("stage", TRAIN, *here, NIGHTSHIFT_HOME=str(tmp_path / "other-machine"))
-        # The machine that has it in its cache needs nothing of the remote.
-        assert world.engine("stage", TRAIN, *here, "--attempt", "2").outcome == "done"
-    finally:
-        with world.settings_of():
-            remote.put(key, right)
-    assert ran.status == 1
-    assert f"object {name} of {world.work}/dvc is corrupt" in ran.receipt["message"]
-    assert "epoch" not in ran.output
-
-
 def test_what_is_left_to_dvc_is_pulled_and_pushed_by_dvc(world: World, run: str, tmp_path: Path) -> None:
     own(world, run)
     world.edit("dvc.yaml", "      cmd: python -m pipelines.train ${key}\n",
