@@ -34,6 +34,8 @@ CHOICES = {
     "NIGHTSHIFT_AIRFLOW_URL": ("http://localhost:8080", "Airflow as people reach it"),
     "NIGHTSHIFT_BRANCH": ("main", "the branch that nights run and record on"),
     "NIGHTSHIFT_REPO": (REPOSITORY, "the repository with that branch; this one is made by the service `init`"),
+    "NIGHTSHIFT_NOTIFY_URL": ("", "whom nights that need somebody are told to, a URL of apprise's (docs/told.md)"),
+    "NIGHTSHIFT_HEARTBEAT_URL": ("", "what is called after each night, for a watcher elsewhere"),
 }
 
 
@@ -59,6 +61,8 @@ def write(root: Path, environ: Mapping[str, str] = os.environ) -> list[Path]:
         postgres="postgres:5432",
         redis="redis:6379",
         endpoints=tuple(f"http://{name}:8000" for name in REPLICAS),
+        notify_url=chosen["NIGHTSHIFT_NOTIFY_URL"],
+        heartbeat_url=chosen["NIGHTSHIFT_HEARTBEAT_URL"],
     )
     files = [root / ".env", folder / "secrets.json"]
     for service in team.SERVICES:

@@ -35,6 +35,8 @@ RIGHTS: dict[str, list[str]] = {
     "deployer": [f"{right}:{bucket}" for bucket in BUCKETS for right in ("Read", "List")]
     + [f"Write:{bucket}" for bucket in (WORK, REGISTRY)],
     "endpoint": [f"{right}:{REGISTRY}" for right in ("Read", "List")],
+    # A team's api-server, for its pages: it changes nothing.
+    "reader": [f"{right}:{WORK}" for right in ("Read", "List")],
 }
 IDENTITIES = tuple(RIGHTS)
 
@@ -96,6 +98,7 @@ def identities(keys: Mapping[str, Mapping[str, str]]) -> str:
             "actions": RIGHTS[who],
         }
         for who in IDENTITIES
+        if who in keys  # a stack that was set up before an identity came has no key for it
     ]
     return json.dumps({"identities": known})
 

@@ -9,15 +9,16 @@ service            beside Airflow's options
 postgres, redis    their own passwords
 s3                 its inner keys; its identities are in ``s3.identities``
 init               Airflow's database, the first user's password, S3 as admin; the repository; the replicas
-api-server         Airflow's database and signing keys
+api-server         Airflow's database and signing keys; S3 as reader, for its pages
 scheduler          the same, and the broker
 dag-processor      Airflow's database; reads the repository
-events-worker      the broker; the repository; S3 as worker; the deployer's key and the endpoint's replicas
+events-worker      the broker; the repository; S3 as worker; the deployer's key and the endpoint's replicas; whom
+                   the nights are told to
 worker, gpu-worker the broker; S3 as worker
 endpoint           S3 as endpoint
 =================  =========================================================================================
 
-Queues: the tasks that touch the repository or the ledger (begin, record, deploy) go to ``events``, a stage to
+Queues: the tasks that touch the repository or the ledger, or write to people, go to ``events``, a stage to
 ``default`` or to the queue that its hint names. So a worker that runs a stage's code has no repository and can order
 no release, and Celery's workers reach Celery's database, not Airflow's.
 """
@@ -82,6 +83,8 @@ class Team:
     postgres: str  # host:port
     redis: str  # host:port
     endpoints: tuple[str, ...]  # the replicas' URLs, each of its own: every one must prove a release
+    notify_url: str = ""  # whom the nights are told to (docs/told.md), and what is called after each; both secret
+    heartbeat_url: str = ""
     listen: str = "0.0.0.0"  # noqa: S104 - inside a container's network; what is published is Compose's to say
 
     def environment(self, service: str, checkout: PurePath) -> dict[str, str]:
@@ -105,12 +108,17 @@ class Team:
             ours |= {"NIGHTSHIFT_REPO": self.repository, "NIGHTSHIFT_BRANCH": self.branch}
         if service == DAG_PROCESSOR:
             ours["NIGHTSHIFT_EVENTS_QUEUE"] = QUEUES[EVENTS_WORKER]
+        if service == API:
+            ours |= self._s3("reader")
+            del ours["NIGHTSHIFT_REGISTRY"]
         if service in QUEUES:
             ours |= self._s3("worker")
         if service == EVENTS_WORKER:
             deployer = self.secrets["s3"]["keys"]["deployer"]
             ours["NIGHTSHIFT_DEPLOYER_ACCESS_KEY_ID"] = deployer["access"]
             ours["NIGHTSHIFT_DEPLOYER_SECRET_ACCESS_KEY"] = deployer["secret"]
+            urls = {"NIGHTSHIFT_NOTIFY_URL": self.notify_url, "NIGHTSHIFT_HEARTBEAT_URL": self.heartbeat_url}
+            ours |= {name: url for name, url in urls.items() if url}
         if service in (INIT, EVENTS_WORKER):
             ours["NIGHTSHIFT_ENDPOINTS"] = ",".join(self.endpoints)
         return {"AIRFLOW_HOME": str(checkout / ".nightshift" / "airflow")} | options | home | ours

@@ -44,9 +44,11 @@ def test_what_a_team_chose_is_kept_and_reaches_the_services(tmp_path: Path):
     contents(tmp_path)
     env = tmp_path / ".env"
     text = env.read_text().replace("http://localhost:8080", "https://airflow.example.org")
+    text = text.replace("NIGHTSHIFT_HEARTBEAT_URL=", "NIGHTSHIFT_HEARTBEAT_URL=https://hc.example.org/1?a=b&c=$d")
     env.write_text(text + "SOMETHING_ELSE='kept'\n")
     made = contents(tmp_path)
     assert "AIRFLOW__API__BASE_URL='https://airflow.example.org'" in made[".nightshift/team/api-server.env"]
+    assert "NIGHTSHIFT_HEARTBEAT_URL='https://hc.example.org/1?a=b&c=$d'" in made[".nightshift/team/events-worker.env"]
     assert made[".env"].endswith("SOMETHING_ELSE='kept'\n")
 
 

@@ -53,6 +53,8 @@ def test_of_sixteen_create_only_writers_exactly_one_wins(s3: S3) -> None:
         ("endpoint", s3_server.LANDING, False, False),
         ("endpoint", s3_server.WORK, False, False),
         ("endpoint", s3_server.REGISTRY, True, False),
+        ("reader", s3_server.WORK, True, False),
+        ("reader", s3_server.REGISTRY, False, False),
     ],
 )
 def test_an_identity_has_its_rights_and_no_more(s3: S3, identity: str, bucket: str, reads: bool, writes: bool) -> None:

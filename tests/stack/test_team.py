@@ -26,6 +26,7 @@ def made() -> Team:
         postgres="postgres:5432",
         redis="redis:6379",
         endpoints=("http://endpoint-1:8000", "http://endpoint-2:8000"),
+        notify_url="mailto://127.0.0.1/?to=team@example.org",
     )
 
 
@@ -56,6 +57,8 @@ def test_each_secret_is_told_only_to_those_whose_work_needs_it(told, made):
     assert who_is_told(told, keys["worker"]["secret"]) == workers
     assert who_is_told(told, keys["admin"]["secret"]) == {"init"}
     assert who_is_told(told, keys["endpoint"]["secret"]) == {"endpoint"}
+    assert who_is_told(told, keys["reader"]["secret"]) == {"api-server"}
+    assert who_is_told(told, made.notify_url) == {"events-worker"}
     assert who_is_told(told, made.secrets["airflow"]["jwt_secret"]) == airflow
     assert who_is_told(told, made.secrets["airflow"]["fernet_key"]) == airflow
     assert who_is_told(told, made.secrets["airflow"]["password"]) == {"init"}
