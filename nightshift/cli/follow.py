@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,6 +23,7 @@ COLORS = {
     "failed": "bold red",
     "not reached": "dim",
 }
+QUEUED_S = 60  # a worker that serves the queue takes a task within seconds
 SILENCE_S = 20  # beyond the threshold at which Airflow itself calls a scheduler unhealthy
 STATES = {
     "success": "done",
@@ -53,7 +56,7 @@ class Followed:
             state = self.tasks.get(task, "waiting")
             text.append(f"{task} ", style="dim" if state == "waiting" else "")
             text.append(state, style=COLORS[state])
-            if state == "running" and self.said.get(task):
+            if state in ("running", "waiting") and self.said.get(task):
                 text.append(f" ({self.said[task]})", style="cyan")
             text.append("  ")
         return text
@@ -120,11 +123,16 @@ def _look(airflow: Airflow, one: Followed) -> list[str]:
             one.said[task] = receipt.get("message", "")
             if receipt.get("outcome") in ("unchanged", "restored"):
                 state = receipt["outcome"]
+        if state == "running" and one.tasks.get(task) == "waiting":
+            one.said.pop(task, None)
         if state == "running" and task.startswith("train"):
             line = _last_epoch(airflow, one.run, task, instance["try_number"])
             if line and line != one.said.get(task):
                 one.said[task] = line
                 changes.append(f"{task}: {line}")
+        if instance["state"] == "queued" and not one.said.get(task) and _queued_for(instance) > QUEUED_S:
+            one.said[task] = f"no worker has taken it: it waits on queue {instance['queue']}"
+            changes.append(f"{task}: {one.said[task]}")
         if state == "failed" and one.tasks.get(task) != "failed":
             one.said[task] = _reason(airflow, one.run, task, instance["try_number"])
         if state != one.tasks.get(task) and state not in ("waiting", "running"):
@@ -132,6 +140,12 @@ def _look(airflow: Airflow, one: Followed) -> list[str]:
             changes.append(f"{task}: {state}{said}")
         one.tasks[task] = state
     return changes
+
+
+def _queued_for(instance: dict[str, Any]) -> float:
+    """Seconds since the task was queued."""
+    since = instance.get("queued_when")
+    return (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() if since else 0.0
 
 
 def _last_epoch(airflow: Airflow, run: Run, task: str, attempt: int) -> str:

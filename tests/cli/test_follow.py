@@ -1,0 +1,40 @@
+"""What a person sees of a night that goes on."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+
+from nightshift.cli.follow import Followed, _look
+from nightshift.stack.runs import Run
+
+
+class Answers:
+    """Airflow's word on one run, whose tasks have no logs yet."""
+
+    def __init__(self, **instances: Any):
+        self.said = instances
+
+    def instances(self, run: Run) -> dict[str, Any]:
+        return self.said
+
+    def log(self, run: Run, task: str, attempt: int) -> list[str]:
+        return []
+
+
+def queued(seconds: float) -> dict[str, Any]:
+    since = datetime.now(UTC) - timedelta(seconds=seconds)
+    return {"state": "queued", "queue": "gpu", "queued_when": since.isoformat(), "try_number": 1}
+
+
+def test_a_task_that_no_worker_takes_is_said_once_with_its_queue():
+    one = Followed(Run("train_m1", "r"), ["train"])
+    assert _look(Answers(train=queued(5)), one) == []
+    assert _look(Answers(train=queued(90)), one) == ["train: no worker has taken it: it waits on queue gpu"]
+    assert _look(Answers(train=queued(91)), one) == []
+    console = Console(width=200, record=True)
+    console.print(one.line())
+    assert "train waiting (no worker has taken it: it waits on queue gpu)" in console.export_text()
+    assert _look(Answers(train=queued(92) | {"state": "running"}), one) == []
+    assert "train running " in one.line().plain
+    assert "no worker" not in one.line().plain
