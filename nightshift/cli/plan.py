@@ -190,10 +190,17 @@ def _table(dag: str, outlook: Outlook) -> Table:
     for one in (one for one in outlook.stages if one["dag"] == dag):
         outcome = f"[{COLORS[one['outcome']]}]{one['outcome']}[/]"
         took = "" if one["seconds"] is None else _time(one["seconds"])
-        table.add_row(one["stage"].partition("@")[0], outcome, escape(", ".join(one["why"])), took)
+        table.add_row(one["stage"].partition("@")[0], outcome, escape(_why(one["why"])), took)
     if (model := dag.removeprefix("train_")) in outlook.opponents:
         table.add_row("opponent", "", escape(outlook.opponents[model]), "")
     return table
+
+
+def _why(lines: list[str]) -> str:
+    """What is known to differ; of what only may, no more than how many, when there are several."""
+    maybe = [line for line in lines if line.endswith(" may change")]
+    known = [line for line in lines if line not in maybe]
+    return ", ".join(known + (maybe if len(maybe) < 2 else [f"{len(maybe)} of its inputs may change"]))
 
 
 def _days(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from nightshift.stack.lifecycle import NAMES
 from nightshift.stack.runs import Airflow
 from nightshift.stack.settings import Stack
 
+NO_GPU = "no GPU that torch can use (params.yaml: accelerator: gpu)"
 COPIES = 3  # of what a stage makes: in its workspace, in this machine's cache, and on the S3 server, when that is here
 
 
@@ -232,6 +233,9 @@ def tools(graph: Mapping[str, Any], stages: list[dict[str, Any]], elsewhere: Map
             if name not in toolchain.OURS and (here := toolchain.installed(name)) != str(value):
                 wrong.setdefault(f"{name} {here or 'missing'} (params.yaml: {value})", []).append(one["stage"])
         if names.get("accelerator") == "gpu" and toolchain.accelerator() != "gpu":
-            wrong.setdefault("no GPU that torch can use (params.yaml: accelerator: gpu)", []).append(one["stage"])
-    step = "make install, or take over this machine's: nightshift doctor --toolchain"
-    return found + [Finding("toolchain", False, f"{what}: {', '.join(who)}", step) for what, who in wrong.items()]
+            wrong.setdefault(NO_GPU, []).append(one["stage"])
+    for what, who in wrong.items():
+        step = "train where there is one (docs/gpu.md)" if what == NO_GPU else "make install"
+        step += ", or take over this machine's: nightshift doctor --toolchain"
+        found.append(Finding("toolchain", False, f"{what}: {', '.join(who)}", step))
+    return found

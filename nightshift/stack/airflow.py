@@ -6,6 +6,7 @@ The order is part of it: a scheduler that starts before the API answers fails ta
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from nightshift.preflight import port_is_free
 from nightshift.stack import airflow_options, notify, repository
 from nightshift.stack.private import write_private
 from nightshift.stack.processes import taken_port
+from nightshift.stack.runs import Airflow
 from nightshift.stack.settings import AIRFLOW, PORT_VARIABLES, Stack, inherited
 
 API, SCHEDULER, DAG_PROCESSOR = "airflow-api-server", "airflow-scheduler", "airflow-dag-processor"
@@ -87,6 +89,8 @@ def start(stack: Stack, say: Callable[[str], None]) -> None:
         say(f"airflow: api-server starts at {stack.airflow_url}")
         _launch(stack, API)
         _wait(stack, API, lambda: answers_us(stack))
+        client = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
+        client.make_pool("gpu", max(1, gpus()), "As many tasks at once as this machine has GPUs (hint `pool: gpu`).")
     # The first call takes seconds; made here, so that no task waits for it in vain.
     httpx.get(f"{stack.airflow_url}/execution/health", timeout=120, trust_env=False)
 
@@ -100,6 +104,15 @@ def start(stack: Stack, say: Callable[[str], None]) -> None:
         _launch(stack, name)
     for name, since in launched.items():
         _wait(stack, name, lambda name=name, since=since: beats(stack, name, since))  # type: ignore[misc]
+
+
+def gpus() -> int:
+    """How many GPUs NVIDIA's driver knows here; 0 without a driver."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return 0
+    done = subprocess.run([program, "--list-gpus"], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.count("GPU ") if done.returncode == 0 else 0
 
 
 def answers_us(stack: Stack) -> bool:

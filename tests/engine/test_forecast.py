@@ -4,15 +4,19 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from nightshift.cli.main import app
 from nightshift.cli.plan import Outlook, look
 from nightshift.releases.store import open_store
 from tests.engine.conftest import World
 
 UNTIL = "2026-12-31"
+TINY = ("changed", "removed", "checksum", "landed")  # of the tiny project's report alone
 
 
 def foreseen(world: World, *, rerun: bool = False, **more: str) -> Outlook:
@@ -168,10 +172,26 @@ def test_a_landing_zone_that_cannot_be_listed_stops_it_and_the_stages_may_run(wo
     assert outcomes(outlook)["validate@a"] == "may run"
 
 
+def test_the_command_shows_a_table_per_dag_and_what_stops_it_and_its_json_is_what_the_page_says(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.land("a", "2026-01-02", "4")
+    monkeypatch.chdir(world.root)
+    with world.settings_of():
+        os.environ.update({"NIGHTSHIFT_ENDPOINTS": "http://127.0.0.1:1", "NO_COLOR": "1", "COLUMNS": "150"})
+        shown = CliRunner().invoke(app, ["plan", "--until", UNTIL])
+        told = CliRunner().invoke(app, ["plan", "--until", UNTIL, "--json"])
+    assert (shown.exit_code, told.exit_code) == (3, 3)
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert "days take 2026-01-02 (new, 2 bytes)" in lines
+    assert any(line.startswith("validate will run input data/profiles/a will change") for line in lines)
+    assert lines[-2:] == ["1. http://127.0.0.1:1 does not answer", "next: start it: nightshift up"]
+    page = (Path(__file__).parents[2] / "docs" / "plan.md").read_text().partition("## JSON")[2]
+    found = json.loads(told.stdout)
+    for part in (found, *found["datasets"].values(), found["datasets"]["a"]["taken"][0], found["stages"][0]):
+        assert [key for key in part if f"`{key}`" not in page and key not in TINY] == []
+
+
 @pytest.mark.parametrize("day", ["tomorrow", "2026-02-30"])
 def test_a_wrong_day_is_wrong_use(day: str) -> None:
-    from typer.testing import CliRunner
-
-    from nightshift.cli.main import app
-
     assert CliRunner().invoke(app, ["plan", "--until", day]).exception.exit_code == 2
