@@ -147,6 +147,12 @@ def test_a_lease_that_was_lost_is_neither_beaten_nor_given_back(
     assert held(store)["who"] == "run 7 of x on far"
 
 
+def test_a_lease_that_was_lost_unnoticed_is_not_given_back(store: Store) -> None:
+    with lease(store, "key", "this run", NEVER):
+        elsewhere(store, NEVER)
+    assert held(store)["who"] == "run 7 of x on far"
+
+
 @pytest.mark.parametrize("content", [b"{}", b"", b"{torn"])
 def test_what_names_no_holder_is_free(store: Store, content: bytes) -> None:
     store.put("leases/key.json", content)
