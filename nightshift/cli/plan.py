@@ -175,7 +175,7 @@ def show(outlook: Outlook, console: Console) -> None:
     stopping = outlook.named(False)
     console.print("[bold red]will stop the night:[/]" if stopping else "[green]nothing known stands in its way[/]")
     for number, stop in enumerate(stopping, 1):
-        console.print(f"  {number}. {escape(stop['words'])}")
+        console.print(f"  {number}. {escape(stop['words'].replace(chr(10), chr(10) + '     '))}")
         if stop["next_step"]:
             console.print(f"     next: {escape(stop['next_step'])}")
 

@@ -82,7 +82,9 @@ def of_folder(root: Path) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise NightshiftError((done.stderr.strip() or f"graph exited with {done.returncode}").removeprefix("error: "))
+        said = (done.stderr.strip() or f"graph exited with {done.returncode}").removeprefix("error: ")
+        words, _, step = said.partition("\n  next: ")
+        raise NightshiftError(words, step)
     graph: dict[str, Any] = json.loads(done.stdout)
     return graph
 
