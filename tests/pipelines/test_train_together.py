@@ -115,7 +115,8 @@ def test_two_machines_end_in_the_weights_of_two_processes_of_one(
 
     def nodes() -> list[str]:
         meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0])}
-        started = [start(tmp_path / n, {"num_nodes": 2}, NODE_RANK=n, **meet) for n in ("0", "1")]
+        how = {"num_nodes": 2, "strategy": "ddp_find_unused_parameters_true"}
+        started = [start(tmp_path / n, how, NODE_RANK=n, **meet) for n in ("0", "1")]
         ended = [end(process) for process in started]
         assert [status for status, _ in ended] == [0, 0], ended
         return [output for _, output in ended]
