@@ -18,7 +18,9 @@ tell         the run's part of the night                      after all others, 
 ===========  ===============================================  ==========================================
 """
 
+import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +58,9 @@ class Dag:
 
 
 def lay_out(graph: dict[str, Any]) -> list[Dag]:
-    """The DAGs of a graph, in the order of their ids.
-
-    Raises:
-        ValueError: a hint is not understood; names the stage.
-    """
+    """The DAGs of a graph, in the order of their ids."""
     stages = graph["stages"]
-    homes = {name: _hints(name, stage).get("dag", "dvc") for name, stage in stages.items()}
+    homes = {name: _hints(stage).get("dag", "dvc") for name, stage in stages.items()}
     ingested = {
         path.removeprefix(PROFILES): homes[name]
         for name, stage in stages.items()
@@ -80,31 +78,9 @@ def lay_out(graph: dict[str, Any]) -> list[Dag]:
 
 def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dict[str, str]) -> Dag:
     mine = {name: stage for name, stage in stages.items() if homes[name] == home}
-    short = [name.partition("@")[0] for name in mine]
-    ids = {
-        name: name.partition("@")[0] if short.count(name.partition("@")[0]) == 1 else name.replace("@", ".")
-        for name in mine
-    }
-    tasks = {
-        ids[name]: Task(
-            id=ids[name],
-            verb="stage",
-            argument=name,
-            upstream={ids[up] for up in stage["upstream"] if up in ids},
-            hints=_hints(name, stage),
-            doc=stage.get("desc") or "",
-        )
-        for name, stage in mine.items()
-    }
     after = {homes[up] for stage in mine.values() for up in stage["upstream"] if homes.get(up, home) != home}
 
-    def add(verb: str, owned: list[str], readers: dict[str, set[str]], upstream: dict[str, set[str]]) -> None:
-        for name in owned:
-            task = verb if len(owned) == 1 else f"{verb}.{name}"
-            tasks[task] = Task(id=task, verb=verb, argument=name, upstream=upstream[name], doc=DOCS[verb])
-            for reader in readers[name]:
-                tasks[reader].upstream.add(task)
-
+    # What the events of this DAG own, each with the stages that it stands before or after.
     read_data: dict[str, set[str]] = {}
     champions: dict[str, set[str]] = {}
     verdicts: dict[str, set[str]] = {}
@@ -114,34 +90,46 @@ def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dic
             dataset = path.removeprefix(PROFILES).removeprefix("data/")
             if path in (f"data/{dataset}", PROFILES + dataset) and dataset in ingested:
                 if ingested[dataset] == home:
-                    read_data.setdefault(dataset, set()).add(ids[name])
+                    read_data.setdefault(dataset, set()).add(name)
                 else:
                     after.add(ingested[dataset])
             if match := CHAMPION.fullmatch(path):
-                champions.setdefault(match[1], set()).add(ids[name])
+                champions.setdefault(match[1], set()).add(name)
         for out in stage["outs"]:
             if match := VERDICT.fullmatch(out["path"]):
-                verdicts[match[1]] = {ids[name]}
+                verdicts[match[1]] = {name}
             if match := RECEIPT.fullmatch(out["path"]):
                 published.append(match[1])
 
-    judged = {
-        dataset: {
-            ids[name]
-            for name, stage in mine.items()
-            if f"artifacts/validations/{dataset}/verdict.json" in stage["deps"]
-        }
-        for dataset in verdicts
+    verbs = {"ingest": read_data, "accept": verdicts, "pin": champions, "deploy": published}
+    ids = _ids(list(mine), {"begin", "record", "tell", *(verb for verb, owned in verbs.items() if owned)})
+    tasks = {
+        ids[name]: Task(
+            id=ids[name],
+            verb="stage",
+            argument=name,
+            upstream={ids[up] for up in stage["upstream"] if up in ids},
+            hints=_hints(stage),
+            doc=stage.get("desc") or "",
+        )
+        for name, stage in mine.items()
     }
-    stage_upstream = {task.id: set(task.upstream) for task in tasks.values()}
-    add("ingest", sorted(read_data), read_data, {dataset: set() for dataset in read_data})
-    add("accept", sorted(verdicts), judged, verdicts)
-    add(
-        "pin",
-        sorted(champions),
-        champions,
-        {m: set().union(*(stage_upstream[r] for r in champions[m])) for m in champions},
-    )
+    before = {name: set(tasks[ids[name]].upstream) for name in mine}
+
+    def add(verb: str, owner: str, owners: int, upstream: set[str], readers: set[str]) -> None:
+        task = verb if owners == 1 else f"{verb}.{_plain(owner)}"
+        tasks[task] = Task(task, verb, owner, upstream, doc=DOCS[verb])
+        for reader in readers:
+            tasks[ids[reader]].upstream.add(task)
+
+    for dataset, readers in sorted(read_data.items()):
+        add("ingest", dataset, len(read_data), set(), readers)
+    for dataset, makers in sorted(verdicts.items()):
+        verdict = f"artifacts/validations/{dataset}/verdict.json"
+        judged = {name for name, stage in mine.items() if verdict in stage["deps"]}
+        add("accept", dataset, len(verdicts), {ids[name] for name in makers}, judged)
+    for model, readers in sorted(champions.items()):
+        add("pin", model, len(champions), set().union(*(before[reader] for reader in readers)), readers)
 
     for task in tasks.values():
         task.upstream = task.upstream or {"begin"}
@@ -149,12 +137,31 @@ def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dic
     tasks["record"] = Task("record", "record", upstream=set(tasks) - used, doc=DOCS["record"])
     tasks["begin"] = Task("begin", "begin", doc=DOCS["begin"])
     for model in published:
-        deploy = "deploy" if len(published) == 1 else f"deploy.{model}"
-        tasks[deploy] = Task(deploy, "deploy", model, {"record"}, doc=DOCS["deploy"])
+        add("deploy", model, len(published), {"record"}, set())
     # After each of them, not after the last one alone: that one is decided as soon as something before it has failed.
     tasks["tell"] = Task("tell", "tell", upstream=set(tasks), doc=DOCS["tell"])
     tracked = [key for stage in mine.values() for keys in stage["params"].values() for key in keys]
     return Dag(home, tasks, sorted(after), any(TRAIN.match(key) for key in tracked))
+
+
+def _ids(names: list[str], taken: set[str]) -> dict[str, str]:
+    """Stage to task id: its name, without its key where it is alone of its loop, in characters that Airflow allows."""
+    alone = Counter(name.partition("@")[0] for name in names)
+    ids: dict[str, str] = {}
+    for name in names:
+        loop = name.partition("@")[0]
+        wanted = loop if alone[loop] == 1 else name.replace("@", ".", 1)
+        task = _plain(wanted)
+        if task in taken or task.partition(".")[0] in taken:
+            task = f"stage.{task}"  # `begin`, `record` and `tell` are tasks of every DAG
+        if task in ids.values():
+            task += f"-{hashlib.sha256(name.encode()).hexdigest()[:6]}"  # two keys that differ in other characters
+        ids[name] = task
+    return ids
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]", "-", text)
 
 
 DOCS = {
@@ -166,14 +173,8 @@ DOCS = {
     "deploy": "Orders the release, and waits until the endpoint proves that it answers; else the old one goes on.",
     "tell": "Says what became of this run, also of a red one; who is the last of its night tells the night.",
 }
-HINTS = {"dag", "queue", "pool", "retries", "retry_delay", "timeout", "priority"}
 
 
-def _hints(name: str, stage: dict[str, Any]) -> dict[str, Any]:
-    hints = (stage.get("meta") or {}).get("airflow") or {}
-    if unknown := set(hints) - HINTS:
-        known = ", ".join(sorted(HINTS))
-        raise ValueError(
-            f"dvc.yaml: stage {name!r}: meta.airflow has unknown {', '.join(sorted(unknown))}; known: {known}"
-        )
-    return hints
+def _hints(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage's hints; the engine has looked at them."""
+    return ((stage["meta"] or {}).get("airflow") or {}) if isinstance(stage["meta"], dict | None) else {}

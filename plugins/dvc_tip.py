@@ -10,8 +10,9 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from airflow.sdk import Variable
 from dvc_graph import Dag, Task, lay_out
 
 TASKS = "nightshift_tasks"
+BROKEN_S = 60
 log = logging.getLogger(__name__)
 
 
@@ -27,21 +29,42 @@ def of_tip(home: Path) -> dict[str, Any]:
     """The graph of the branch's tip, rendered when none is here that is made of the same.
 
     Raises:
-        ValueError: the graph cannot be rendered; the text is DVC's, naming file and line.
+        ValueError: the graph cannot be rendered, in DVC's words, or has stages that cannot be run; names file and line.
     """
+    graph = _of_tip(home)
+    if graph["wrong"]:
+        raise ValueError("\n".join(graph["wrong"]))
+    return graph
+
+
+def _of_tip(home: Path) -> dict[str, Any]:
     branch = os.environ.get("NIGHTSHIFT_BRANCH", "main")
     repository = _repository(home, os.environ["NIGHTSHIFT_REPO"], branch)
     known = next(_rendered(home), None)
     if known and _is_of(known, ("git", "--git-dir", repository), branch):
         return known
-    text = _run(sys.executable, "-m", "nightshift.engine", "graph", "--rev", branch, NIGHTSHIFT_REPO=repository)
+    text = _render(home / "graph" / "broken", repository, branch)
     file = home / "graph" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
     part.write_text(text)
     part.replace(file)
     rendered: dict[str, Any] = json.loads(text)
     return rendered
+
+
+def _render(broken: Path, repository: str, branch: str) -> str:
+    """The graph of the tip as JSON; what DVC could not read is not tried again at every look, for a minute."""
+    commit = _run("git", "--git-dir", repository, "rev-parse", branch).strip()
+    if broken.exists() and time.time() - broken.stat().st_mtime < BROKEN_S:
+        known, _, words = broken.read_text().partition("\n")
+        if known == commit:
+            raise ValueError(words)
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _run(sys.executable, "-m", "nightshift.engine", "graph", "--rev", commit, NIGHTSHIFT_REPO=repository)
+    except ValueError as error:
+        broken.write_text(f"{commit}\n{error}")
+        raise
 
 
 def hand_on(dags: Sequence[Dag]) -> None:
@@ -50,7 +73,7 @@ def hand_on(dags: Sequence[Dag]) -> None:
     A task that is no longer there stays known, so that a run which began with it can end.
     """
     known = json.loads(Variable.get(TASKS, default=None) or "{}")
-    now = {dag.id: {"after": dag.after, "tasks": {t.id: _essence(t) for t in dag.tasks.values()}} for dag in dags}
+    now = {dag.id: _essence(dag) for dag in dags}
     for name, was in known.items():
         dag = now.get(name, was)
         now[name] = dag | {"tasks": was["tasks"] | dag["tasks"]}
@@ -69,20 +92,25 @@ def of_task(home: Path, dag: str, task: str) -> Dag:
         ValueError: nobody rendered this task.
     """
     for graph in _rendered(home):  # on the dag-processor's machine
-        for laid_out in lay_out(graph):
+        for laid_out in [] if graph["wrong"] else lay_out(graph):
             if laid_out.id == dag and task in laid_out.tasks:
-                return Dag(dag, {task: laid_out.tasks[task]}, laid_out.after)
+                return replace(laid_out, tasks={task: laid_out.tasks[task]})
     known = json.loads(Variable.get(TASKS, default=None) or "{}")
     if task not in known.get(dag, {}).get("tasks", {}):
         raise ValueError(
             f"no task {task} of {dag} is in the Variable {TASKS}: the dag-processor has not rendered it; "
             "see its import errors, then clear the task"
         )
-    return Dag(dag, {task: Task(id=task, **known[dag]["tasks"][task])}, known[dag]["after"])
+    one = known[dag]
+    return Dag(dag, {task: Task(id=task, **one["tasks"][task])}, one["after"], one.get("trains", False))
 
 
-def _essence(task: Task) -> dict[str, Any]:
-    return {name: value for name, value in asdict(task).items() if name in ("verb", "argument", "hints", "night")}
+def _essence(dag: Dag) -> dict[str, Any]:
+    tasks = {
+        task.id: {"verb": task.verb, "argument": task.argument, "hints": task.hints, "night": task.night}
+        for task in dag.tasks.values()
+    }
+    return {"after": dag.after, "trains": dag.trains, "tasks": tasks}
 
 
 def version(home: Path) -> str | None:

@@ -30,6 +30,9 @@ VERBS = {
         "pull-run": "Bring the exact state of a run into this checkout or a folder.",
         "why": "What changed for each stage of a run, and what became of it.",
     },
+    "The graph": {
+        "graph": "The stages of a dvc.yaml, their edges and hints, and what cannot be run.",
+    },
     "Releases and the ledger": {
         "releases": "The releases in the registry.",
         "show": "One release: files, figures, decision, lineage.",

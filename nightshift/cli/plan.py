@@ -20,7 +20,7 @@ from nightshift.engine import durations, forecast, graph
 from nightshift.engine.begin import check_inputs, check_params, laid, last_day
 from nightshift.engine.objects import Objects
 from nightshift.engine.pin import meet
-from nightshift.engine.plan import home_of
+from nightshift.engine.rules import dag_of
 from nightshift.engine.workspace import unpack
 from nightshift.errors import NightshiftError
 from nightshift.preflight import Finding
@@ -140,7 +140,7 @@ def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None) -> 
         pin=meet if work else None,
     )
     for one in found.stages:
-        one["dag"] = home_of(resolved["stages"][one["stage"]])
+        one["dag"] = dag_of(resolved["stages"][one["stage"]])
     found.seconds = forecast.seconds(found.stages, base, lambda name: durations.last(work, name) if work else None)
     landed = sum(day["bytes"] for report in found.datasets.values() for day in report.get("taken", []))
     found.findings.append(stops.disk(home, base, found.stages, landed))

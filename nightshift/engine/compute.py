@@ -49,7 +49,9 @@ def compute(
         left.bring()
         with left.kept(seconds("NIGHTSHIFT_CHECKPOINT_SECONDS", 120)):
             steps = _bring(plan, inputs, before, objects, space)
-            steps.append(["dvc", "repro", "-s", "--no-run-cache", *(["-f"] if force else []), name])
+            # What was never recorded must run: DVC skips a stage without dependencies whose outputs may be missing.
+            forced = ["-f"] if force or plan["entry"] is None else []
+            steps.append(["dvc", "repro", "-s", "--no-run-cache", *forced, name])
             if plan["unclear"]:
                 steps[-1] += ["--pull", "--allow-missing"]
                 steps.append(["dvc", "push", "-q", name])
@@ -92,7 +94,9 @@ def _bring(
 ) -> list[list[str]]:
     """Bring the inputs that stages and events made; the steps by which DVC has to do it."""
     if plan["unclear"]:
-        return [["dvc", "pull", "-q", *plan["generated"]]] if plan["generated"] else []
+        # As `./path`: a bare one could be a stage's name, and DVC then leaves out the others, with exit status 0.
+        paths = [f"./{path}" for path in plan["generated"]]
+        return [["dvc", "pull", "-q", *paths]] if paths else []
     outs = [out for entry in entries.values() for out in entry.get("outs", [])]
     executable = [out["path"] for out in outs if out.get("isexec") and out["path"] in plan["generated"]]
     wanted = {path: inputs[path] for path in plan["generated"]}

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from nightshift.engine import lock
+from nightshift.engine import lock, rules
 from nightshift.engine.dvc_index import FORMAT
 from nightshift.engine.key import EMPTY_LISTING
 from nightshift.engine.repository import Repository
@@ -43,7 +43,7 @@ def of_revision(revision: str) -> dict[str, Any]:
     Returns:
         What ``of_folder`` does; ``commit``: its id; ``made_of``: path to blob id (or None) of the files that decide it,
         None when only DVC knows them; ``tracked``: .dvc file to its blob id and the paths that it names; ``schedule``:
-        that of params.yaml, or None.
+        that of params.yaml, or None; ``wrong``: a line for each reason why one of its stages cannot be run.
 
     Raises:
         NightshiftError: there is no such commit, or DVC cannot read it.
@@ -64,6 +64,12 @@ def of_revision(revision: str) -> dict[str, Any]:
             "made_of": None if deciding is None else {path: blobs.get(path) for path in sorted(deciding)},
             "tracked": files,
             "schedule": _load(root / "params.yaml").get("schedule"),
+            "wrong": [
+                f"{rules.sentence(name, graph['stages'][name], refusal)}; next: {refusal['cure']}"
+                for name, refusals in graph["refused"].items()
+                if name in graph["stages"]
+                for refusal in refusals
+            ],
         }
 
 
@@ -115,7 +121,7 @@ def _key(root: Path, blobs: Mapping[str, str]) -> str | None:
         return None
     parts = [str(FORMAT), importlib.metadata.version("dvc")]
     parts += [f"{name} {blobs.get(name)}" for name in sorted(deciding)]
-    parts += sorted(tracked(root, blobs))
+    parts += sorted(f"{path} {_kind(out['entry'])}" for path, out in tracked(root, blobs).items())
     return f"graphs/{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}.json"
 
 
@@ -139,6 +145,11 @@ def _deciding(root: Path, blobs: Mapping[str, str]) -> set[str] | None:
     if any("${" in name or (name not in blobs and Path(name).name != "params.yaml") for name in deciding):
         return None
     return deciding
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    """What of an entry decides whether a worker can fetch it; its hash does not."""
+    return " ".join(str(entry.get(name)) for name in ("hash", "cache", "push", "remote"))
 
 
 def _load(file: Path) -> dict[str, Any]:

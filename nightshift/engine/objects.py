@@ -3,6 +3,7 @@
 import configparser
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def entry_hashes(entries: Iterable[dict[str, Any]], wdir: str = ".") -> dict[str
 
 
 def _from_root(path: str, wdir: str) -> str:
-    return path if wdir == "." else Path(wdir, path).as_posix()
+    return path if wdir == "." else posixpath.normpath(posixpath.join(wdir, path))
 
 
 def _key(name: str) -> str:

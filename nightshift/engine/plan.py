@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nightshift.engine import key
+from nightshift.engine import key, rules
 from nightshift.engine.objects import entry_hashes
 from nightshift.errors import NightshiftError
 
@@ -17,15 +17,9 @@ PROFILES = "data/profiles/"
 CHAMPIONS = "champions/"
 
 
-def home_of(stage: dict[str, Any]) -> str:
-    """The DAG of a stage: its hint names it; without a hint it is ``dvc``."""
-    hints = (stage["meta"] or {}).get("airflow") or {}
-    return str(hints.get("dag", "dvc"))
-
-
 def mine(graph: dict[str, Any], dag: str) -> list[str]:
     """The stages of a DAG."""
-    return [name for name, stage in graph["stages"].items() if home_of(stage) == dag]
+    return [name for name, stage in graph["stages"].items() if rules.dag_of(stage) == dag]
 
 
 def lay(
@@ -39,7 +33,7 @@ def lay(
         models that this run's events bring.
 
     Raises:
-        NightshiftError: the graph breaks a house rule; names the stage, the path and the cure.
+        NightshiftError: a stage cannot be run (``rules``), or reads what the commit does not have; names the cure.
     """
     makers = {out["path"]: name for name, stage in graph["stages"].items() for out in stage["outs"]}
     hashes = {path: out["entry"].get("md5", "") for path, out in data.items()}
@@ -49,7 +43,8 @@ def lay(
     generated = {*makers, *data}
     stages = {}
     for name in names:
-        _check_rules(name, graph["stages"][name], generated, root)
+        rules.check(graph, name)
+        _check_committed(name, graph["stages"][name], generated, root)
         stages[name] = _stage(graph["stages"][name], generated, root, lock.get("stages", {}).get(name))
     read = [path for name in names for path in graph["stages"][name]["deps"]]
     return {
@@ -135,8 +130,6 @@ def _unclear(stage: dict[str, Any], entry: dict[str, Any] | None) -> str | None:
             return f"{file} has no {', '.join(missing)}"
     if not stage["deps"] or not stage["outs"]:
         return "it has no dependencies or no outputs"
-    if any(out["persist"] for out in stage["outs"]):
-        return "an output persists"
     for flag in ("frozen", "always_changed"):
         if stage[flag]:
             return flag
@@ -174,24 +167,9 @@ def _ignored(root: Path, path: str, files: Mapping[str, Path]) -> bool:
     return any(spec.match_file(f"{path}/{name}") for name in files)
 
 
-def _check_rules(name: str, stage: dict[str, Any], generated: set[str], root: Path) -> None:
-    for out in stage["outs"]:
-        if not out["cache"]:
-            raise NightshiftError(
-                f"dvc.yaml: stage {name!r}: output {out['path']} has `cache: false`, so no other machine could read it",
-                "remove `cache: false` there; metrics and plots are cached outputs too",
-            )
+def _check_committed(name: str, stage: dict[str, Any], generated: set[str], root: Path) -> None:
     for path in stage["deps"]:
-        if path in generated:
-            continue
-        near = [other for other in generated if path.startswith(f"{other}/") or other.startswith(f"{path}/")]
-        if near:
-            raise NightshiftError(
-                f"dvc.yaml: stage {name!r} depends on {path}, which is inside or around the output {near[0]}: "
-                "DVC would not see it change",
-                f"depend on {near[0]} itself, or make {path} an output of its own",
-            )
-        if not (root / path).exists():
+        if path not in generated and not (root / path).exists():
             raise NightshiftError(
                 f"dvc.yaml: stage {name!r} depends on {path}, which is neither in the commit nor made by a stage",
                 f"`git add {path}`, or mend the path",

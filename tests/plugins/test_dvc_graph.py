@@ -82,6 +82,32 @@ def test_two_stages_of_one_loop_in_one_dag_keep_apart():
     assert {"fit.s", "fit.l"} < set(dag.tasks)
 
 
-def test_an_unknown_hint_names_the_stage():
-    with pytest.raises(ValueError, match=r"stage 'a'.*unknown que; known: dag"):
-        lay_out({"stages": {"a": stage(que="gpu")}, "data": []})
+def test_a_stage_named_like_a_task_of_ours_keeps_apart_from_it():
+    (dag,) = lay_out({"stages": {"record": stage(outs=["x"]), "deploy": stage(upstream=["record"])}, "data": []})
+    assert {name: task.verb for name, task in dag.tasks.items()} == {
+        "begin": "begin",
+        "stage.record": "stage",
+        "deploy": "stage",
+        "record": "record",
+    }
+    assert dag.tasks["deploy"].upstream == {"stage.record"}
+
+
+def test_keys_with_characters_that_airflow_refuses_stay_apart():
+    (dag,) = lay_out({"stages": {"fit@a/b": stage(), "fit@a b": stage(), "fit@0.1": stage()}, "data": []})
+    tasks = {task.argument: name for name, task in dag.tasks.items() if task.verb == "stage"}
+    assert tasks["fit@a/b"] == "fit.a-b"
+    assert tasks["fit@a b"].startswith("fit.a-b-")
+    assert tasks["fit@0.1"] == "fit.0.1"
+
+
+def test_a_dag_stands_after_all_the_dags_that_it_reads_from():
+    graph = {
+        "stages": {
+            "a": stage(outs=["a"], dag="one"),
+            "b": stage(outs=["b"], dag="two"),
+            "c": stage(deps=["a", "b"], upstream=["a", "b"], dag="three"),
+        },
+        "data": [],
+    }
+    assert {dag.id: dag.after for dag in lay_out(graph)} == {"one": [], "two": [], "three": ["one", "two"]}
