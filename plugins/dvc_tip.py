@@ -21,6 +21,7 @@ from airflow.sdk import Variable
 from dvc_graph import Dag, Task, lay_out
 
 TASKS = "nightshift_tasks"
+FORMAT = 2  # of a rendering, in its name: one of another release of ours is made anew
 BROKEN_S = 60
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def _of_tip(home: Path) -> dict[str, Any]:
     if known and _is_of(known, ("git", "--git-dir", repository), branch):
         return known
     text = _render(home / "graph" / "broken", repository, branch)
-    file = home / "graph" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    file = home / "graph" / f"{FORMAT}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     part = file.with_suffix(f".{os.getpid()}.part")
     part.write_text(text)
     part.replace(file)
@@ -124,7 +125,7 @@ def _rendered(home: Path) -> Iterator[dict[str, Any]]:
 
 
 def _files(home: Path) -> list[Path]:
-    return sorted((home / "graph").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return sorted((home / "graph").glob(f"{FORMAT}-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
 
 
 def _is_of(graph: dict[str, Any], git: tuple[str, ...], branch: str) -> bool:

@@ -168,9 +168,15 @@ def _ignored(root: Path, path: str, files: Mapping[str, Path]) -> bool:
 
 
 def _check_committed(name: str, stage: dict[str, Any], generated: set[str], root: Path) -> None:
+    who = f"{rules.place(stage)}: stage {name!r}"
     for path in stage["deps"]:
         if path not in generated and not (root / path).exists():
             raise NightshiftError(
-                f"dvc.yaml: stage {name!r} depends on {path}, which is neither in the commit nor made by a stage",
+                f"{who} depends on {path}, which is neither in the commit nor made by a stage",
                 f"`git add {path}`, or mend the path",
+            )
+    for out in stage["outs"]:
+        if (root / out["path"]).exists():  # the tree is fresh: nothing has run in it
+            raise NightshiftError(
+                f"{who} makes {out['path']}, which is in the commit too", f"git rm -r --cached {out['path']}"
             )

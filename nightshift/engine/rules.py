@@ -68,8 +68,12 @@ def refusals(graph: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
 
 def sentence(name: str, stage: dict[str, Any], refusal: dict[str, str]) -> str:
     """A refusal with its place: ``dvc.yaml:12: stage 'train@m1' …``, without the cure."""
-    place = stage["file"] + (f":{stage['line']}" if stage["line"] else "")
-    return f"{place}: stage {name!r} {refusal['reason']}"
+    return f"{place(stage)}: stage {name!r} {refusal['reason']}"
+
+
+def place(stage: dict[str, Any]) -> str:
+    """File and line of a stage."""
+    return stage["file"] + (f":{stage['line']}" if stage["line"] else "")
 
 
 def check(graph: dict[str, Any], name: str) -> None:

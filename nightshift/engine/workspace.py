@@ -20,6 +20,7 @@ from nightshift.engine.objects import default_remote
 from nightshift.engine.report import say
 from nightshift.engine.repository import _git
 from nightshift.engine.settings import child_environment
+from nightshift.errors import NightshiftError
 
 # Never links: a stage could write through them into the cache. Staging keeps DVC from advising to `git add`.
 # DVC believes a remote's objects by their names, unless told to verify them.
@@ -76,7 +77,13 @@ def unpack(tree: bytes, root: Path) -> None:
     """A ``git archive`` into a folder that Git and DVC take for a repository's root."""
     root.mkdir(parents=True)
     with tarfile.open(fileobj=io.BytesIO(tree), mode="r:gz") as archive:
-        archive.extractall(root, filter="data")
+        try:
+            archive.extractall(root, filter="data")
+        except tarfile.FilterError as error:
+            raise NightshiftError(
+                f"the commit has {error.tarinfo.name}, a link that leads out of the repository",
+                "no worker could follow it: git rm it",
+            ) from None
     (root / ".dvc").mkdir(exist_ok=True)
     _git(root, "init", "--quiet")
 

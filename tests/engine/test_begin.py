@@ -116,7 +116,7 @@ def test_a_graph_that_breaks_a_house_rule_is_refused(world: World, run: str, old
 
 STAGE = {
     "values": {"params.yaml": {"x": 1}}, "params": {"params.yaml": ["x"]}, "deps": ["a"], "wdir": ".",
-    "outs": [{"path": "o", "persist": False}], "frozen": False, "always_changed": False,
+    "outs": [{"path": "o"}], "frozen": False, "always_changed": False,
 }  # fmt: skip
 ENTRY = {"deps": [{"path": "a", "hash": "md5", "md5": "1"}], "outs": [{"path": "o", "hash": "md5", "md5": "2"}]}
 
@@ -128,7 +128,6 @@ ENTRY = {"deps": [{"path": "a", "hash": "md5", "md5": "1"}], "outs": [{"path": "
         {"values": {"params.yaml": {}}},
         {"deps": []},
         {"outs": []},
-        {"outs": [{"path": "o", "persist": True}]},
         {"frozen": True},
         {"always_changed": True},
         {"wdir": "sub"},

@@ -1,5 +1,8 @@
 """The engine alone, in a project that has nothing of ours: no params.yaml, no data sets, no S3."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from tests.engine.conftest import World
@@ -45,6 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world.dvc("push", "-q", "data/rows.csv.dvc")
     world.git("add", ".")
     world.git("commit", "-qm", "start")
+    world.git("tag", "start")
     world.git("clone", "-q", "--bare", ".", str(world.bare))
     return world
 
@@ -65,15 +69,37 @@ def test_its_stages_run_and_leave_dvc_nothing_to_do(world: World) -> None:
     assert world.engine("stage", "greeting", *again).outcome == "unchanged"
 
 
-def test_a_stage_that_cannot_be_run_is_refused_when_its_run_begins(world: World) -> None:
-    text = (world.root / "dvc.yaml").read_text()
-    (world.root / "dvc.yaml").write_text(
-        text.replace("metrics: [total.json]", "metrics: [{total.json: {cache: false}}]")
-    )
-    world.git("commit", "-qam", "Edit")
+def keep_metrics_here(root: Path) -> None:
+    text = DVC_YAML.replace("metrics: [total.json]", "metrics: [{total.json: {cache: false}}]")
+    (root / "dvc.yaml").write_text(text)
+
+
+def commit_an_output(root: Path) -> None:
+    (root / ".gitignore").write_text("")
+    (root / "part" / "total").write_text("1")
+
+
+def link_out(root: Path) -> None:
+    (root / "hosts").symlink_to("/etc/hosts")
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (keep_metrics_here, "dvc.yaml:7: stage 'total' has the output part/total.json with `cache: false`"),
+        (commit_an_output, "dvc.yaml:7: stage 'total' makes part/total, which is in the commit too"),
+        (link_out, "the commit has hosts, a link that leads out of the repository"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_when_the_run_begins(
+    world: World, edit: Callable[[Path], None], words: str
+) -> None:
+    world.git("reset", "-q", "--hard", "start")
+    edit(world.root)
+    world.git("add", "--all")
+    world.git("commit", "-qm", "Edit")
     world.git("push", "-q", "--force", str(world.bare), "main")
-    ran = world.try_engine("begin", "--dag", "dvc", "--run", "refused")
+    ran = world.try_engine("begin", "--dag", "dvc", "--run", edit.__name__)
     assert ran.status == 1
-    assert "dvc.yaml:7: stage 'total' has the output part/total.json with `cache: false`" in ran.output
-    assert "next: remove `cache: false` there" in ran.output
+    assert words in ran.output
     assert list((world.home / "work").iterdir()) == []

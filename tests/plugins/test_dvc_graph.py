@@ -89,6 +89,7 @@ def test_a_stage_named_like_a_task_of_ours_keeps_apart_from_it():
         "stage.record": "stage",
         "deploy": "stage",
         "record": "record",
+        "tell": "tell",
     }
     assert dag.tasks["deploy"].upstream == {"stage.record"}
 
