@@ -122,6 +122,6 @@ def test_what_cannot_be_rendered_is_an_import_error_with_file_and_line(home, tmp
     subprocess.run([*git, "commit", "--quiet", "-am", "Break it"], cwd=work, check=True)
     subprocess.run([*git, "push", "--quiet", "--force", "origin", "HEAD:refs/heads/broken"], cwd=work, check=True)
     bag = read(home, NIGHTSHIFT_BRANCH="broken")
-    assert bag["dags"] == {}
+    assert not [name for name in bag["dags"] if name == "dvc" or name.startswith(("ingest_", "train_"))]
     (error,) = bag["errors"].values()
     assert words in error

@@ -31,6 +31,8 @@ def test_the_graph_of_a_folder_is_that_of_its_commit(world: World) -> None:
         "metric": False,
         "plot": True,
         "persist": False,
+        "push": True,
+        "remote": None,
     } in (train["outs"])
     assert of_folder["data"] == ["data/a", "data/b", "data/profiles/a", "data/profiles/b"]
 
