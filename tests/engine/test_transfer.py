@@ -15,7 +15,7 @@ from nightshift.engine import lock, transfer
 from nightshift.engine.key import EMPTY_LISTING, listing, md5
 from nightshift.engine.objects import Objects
 from nightshift.errors import NightshiftError
-from nightshift.releases.store import S3Store
+from nightshift.releases.s3_store import S3Store
 from tests.engine.conftest import World
 from tests.engine.test_stage import TRAIN, at, begun, own
 
