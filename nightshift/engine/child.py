@@ -4,7 +4,7 @@ Started by path (``python -P child.py``), so that neither the workspace nor this
 dies with the engine, and takes its whole group along: it holds the reading end of a pipe that only the engine can
 write to, and when that ends while it works, the engine is gone, even by kill -9.
 
-Arguments: the number of that pipe, and the steps as JSON: ``[["dvc", "pull", …], ["run", "python", "-m", …], …]``.
+Arguments: the number of that pipe, and a file of the steps as JSON: ``[["dvc", "pull", …], ["run", "python", …], …]``.
 It stops at the first step that fails, says on a last line which one and with what status (``process.ENDED``), and
 then kills its group: what a command left behind must neither live on nor hold the pipe of the output open.
 """
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 
 def _die_with(pipe: int) -> None:
@@ -42,4 +43,4 @@ def main(pipe: int, steps: list[list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), json.loads(sys.argv[2]))
+    main(int(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))

@@ -47,9 +47,12 @@ def run_steps(
     ``__main__``) the group is killed here; when this process is killed outright, the child sees it; when both are, the
     next attempt kills the group that the file ``group`` names (``left_over``).
     """
+    # In a file: the days of a whole history are more than an argument may be long.
+    listed = group.with_name("steps.json")
+    listed.write_text(json.dumps([list(step) for step in steps]))
     reading, writing = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", str(CHILD), str(reading), json.dumps([list(step) for step in steps])],
+        [sys.executable, "-P", str(CHILD), str(reading), str(listed)],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,

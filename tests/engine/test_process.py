@@ -1,5 +1,6 @@
 """The child: what it prints is heard line by line, and no secret of its environment with it."""
 
+import os
 from pathlib import Path
 
 from nightshift.engine import process
@@ -29,3 +30,12 @@ def test_who_is_gone_is_known_only_of_this_machine() -> None:
     assert not process.is_gone(me)
     assert process.is_gone(me | {"started": "1"}), "another process had this number"
     assert not process.is_gone(me | {"started": "1", "machine": "another"})
+
+
+def test_a_step_may_name_the_days_of_a_whole_history(tmp_path: Path) -> None:
+    """All in one argument would be more than Linux allows (128 KiB)."""
+    days = [f"data/cifar10/date={number:08}.parquet" for number in range(5000)]
+    heard: list[str] = []
+    step = ["run", "sh", "-c", "echo $#", "sh", *days]
+    ended = process.run_steps([step], tmp_path, dict(os.environ), tmp_path / "group.json", heard.append)
+    assert (ended.status, heard) == (0, ["5000"])
