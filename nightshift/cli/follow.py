@@ -101,7 +101,7 @@ def _wait(airflow: Airflow, followed: list[Followed], pause: float, show: Callab
                     one.awaited = airflow.consumers(one.run.dag)
             if one.awaited:
                 known = {other.run for other in followed}
-                for started in airflow.started_by(one.run):
+                for started in airflow.started_by(one.run, one.awaited):
                     one.awaited.discard(started.dag)
                     if started not in known:
                         followed.append(Followed(started, airflow.tasks(started.dag)))
