@@ -31,8 +31,8 @@ UNTIL = Param(
 )
 PARAMS = Param(
     [],
-    type="array",
-    items={"type": "string", "pattern": r"^train(\.[A-Za-z0-9_-]+)+=\s*\S.*$", "maxLength": 200},
+    type=["null", "array"],  # an emptied field of the form sends null, and an empty line where one ends
+    items={"type": "string", "pattern": r"^\s*(train(\.[A-Za-z0-9_-]+)+=\s*\S.*)?$", "maxLength": 200},
     maxItems=50,
     description="Training parameters for this run only, one per line, such as train.epochs=3.",
 )

@@ -17,7 +17,7 @@ from nightshift.engine.record import branch_name, merged
 from nightshift.engine.repository import Repository
 from nightshift.errors import NightshiftError, Refused
 from nightshift.stack import repository as checkouts
-from nightshift.stack.settings import find_root
+from nightshift.stack.settings import Stack, find_root
 
 
 def pull_run(
@@ -41,7 +41,7 @@ def pull_run(
         folder, back = root, _switch(root, branch, commit)
         _bring(root, back)
     else:
-        folder, back = into.absolute(), f"rm -rf {into}"
+        folder, back = into.resolve(), f"rm -rf {into}"
         _clone(root, folder, branch, commit)
     status = set(json_.loads(_dvc(folder, "status", "--json").stdout or "{}"))
     if wrong := sorted(status & set(fragments["stages"])):
@@ -173,4 +173,7 @@ def _lines(done: dict[str, Any]) -> list[str]:
         )
     if not done["unfinished"] and not done["elsewhere"]:
         lines.append("  dvc        up to date: `dvc repro` has nothing to do")
-    return [*lines, f"  to go back {done['back']}"]
+    lines.append(f"  to go back {done['back']}")
+    if Stack.exists(Path(done["folder"])):
+        lines.append("             before the next night: the nights of a stack run the branch that is checked out")
+    return lines

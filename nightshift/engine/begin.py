@@ -24,7 +24,7 @@ CONF: dict[str, tuple[tuple[type, ...], Any, str]] = {
     "until": ((str, type(None)), None, "write it as YYYY-MM-DD"),
     "rerun": ((bool,), False, "write true or false"),
     "reason": ((str, type(None)), None, "write a sentence"),
-    "params": ((list,), [], "write a list of texts, such as train.epochs=3"),
+    "params": ((list, type(None)), None, "write a list of texts, such as train.epochs=3"),
     "deploy": ((bool, type(None)), None, "write true or false, or leave it out"),
 }
 
@@ -137,6 +137,7 @@ def _asked(conf: str | None, events: list[dict[str, Any]]) -> dict[str, Any]:
     """The run's form; a rerun and its reason reach the runs that the first one starts."""
     asked = _conf(conf)
     return asked | {
+        "params": [text for text in asked["params"] or [] if text.strip()],
         "rerun": asked["rerun"] or any(event.get("rerun") for event in events),
         "reason": asked["reason"] or next((event["reason"] for event in events if event.get("reason")), None),
     }

@@ -3,11 +3,13 @@
 import datetime
 import json
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from nightshift.engine.journal import safe
+from nightshift.errors import NightshiftError
 from nightshift.stack.runs import ENDED, Airflow, Run
 from tests.e2e.conftest import Project, parquet, until
 
@@ -44,6 +46,11 @@ def refused(project: Project, worse: dict, digits) -> dict:
     x, y = digits["day3"]
     project.land("date=2026-01-03/train.parquet", parquet(x, ["7"] * len(y)))
     return project.night(expect=3)
+
+
+def airflow_of(project: Project) -> Airflow:
+    stack = project.stack
+    return Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
 
 
 def serves(project: Project) -> str:
@@ -139,6 +146,81 @@ def test_params_with_an_unknown_key_stop_a_night_before_anything_runs(project, c
         (project.root / "params.yaml").write_text(text)
     assert done.returncode == 2
     assert "models.mnist-mlp.train.epoch is unknown; did you mean epochs?" in done.stderr
+
+
+def test_a_form_with_a_wrong_override_is_refused_before_anything_runs(project, champion):
+    airflow = airflow_of(project)
+    for text in ("epochs=3", "make it better", "train.epochs=", "gate.value_threshold=0"):
+        with pytest.raises(NightshiftError, match="said 400"):
+            airflow.trigger("train_mnist-mlp", {"params": [text]})
+    run = airflow.trigger("train_mnist-mlp", {"params": ["train.epoch=3", ""]})
+    until(lambda: airflow.state(run) in ENDED)
+    begin = airflow.instances(run)["begin"]
+    assert (begin["state"], begin["try_number"]) == ("failed", 1)
+    log = "\n".join(airflow.log(run, "begin", 1))
+    assert "train.epoch is no parameter of mnist-mlp; did you mean train.epochs?" in log
+    run = airflow.trigger("train_mnist-mlp", {"params": ["train.epochs=none"]})
+    until(lambda: airflow.state(run) in ENDED)
+    assert "models.mnist-mlp.train.epochs is 'none'" in "\n".join(airflow.log(run, "begin", 1))
+
+
+@pytest.fixture(scope="module")
+def tried(project: Project, champion: str) -> Run:
+    """A run with fewer epochs and a lower rate, asked for over HTTP as the form does."""
+    airflow = airflow_of(project)
+    run = airflow.trigger("train_mnist-mlp", {"params": ["train.epochs=2", "train.lr=1e-3"], "reason": "to see"})
+    until(lambda: airflow.state(run) in ENDED, 400)
+    assert airflow.state(run) == "success"
+    return run
+
+
+def test_a_run_with_overrides_is_recorded_beside_the_branch_and_given_to_nobody(project, champion, tried):
+    airflow = airflow_of(project)
+    tasks = airflow.instances(tried)
+    assert {task: tasks[task]["state"] for task in ("begin", "train", "record", "deploy")} == {
+        "begin": "success",
+        "train": "success",
+        "record": "success",
+        "deploy": "skipped",
+    }
+    assert serves(project) == champion
+    log = "\n".join(airflow.log(tried, "train", 1))
+    assert "train@mnist-mlp changed: parameter models.mnist-mlp.train.epochs: 4 → 2" in log
+    told = json.loads(project.nightshift("why", tried.id, "--json").stdout)
+    assert told["overrides"] == {"train.epochs": 2, "train.lr": 0.001}
+    by_task = {task["task"]: task for task in told["tasks"]}
+    assert by_task["train@mnist-mlp"]["outcome"] == "done"
+    assert by_task["deploy"]["outcome"] == "not_asked"
+    assert "the form does not say `deploy`" in by_task["deploy"]["said"]
+    project.git("fetch", "--quiet", "nightshift")
+    side = f"nightshift/nightshift/train_mnist-mlp/{safe(tried.id)}"
+    assert project.git("log", "-1", "--format=%s", side).endswith("with train.epochs=2, train.lr=0.001")
+    assert project.git("diff", "--name-only", f"{side}^", side).split()[-2:] == ["dvc.lock", "params.yaml"]
+    assert project.git("rev-parse", "nightshift/main") == project.git("rev-parse", f"{side}^")
+    assert is_clean(project)
+
+
+def test_its_exact_state_comes_into_a_folder_where_dvc_has_nothing_to_do(project, tried, tmp_path):
+    said = project.nightshift("pull-run", tried.id, "--into", str(tmp_path / "run")).stdout
+    assert "dvc        up to date" in said
+
+    def dvc(*arguments: str) -> str:
+        command = ["dvc", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path / "run", env=dict(project.env), capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert "up to date" in dvc("status")
+    assert "Running stage" not in dvc("repro")
+    figures = json.loads(dvc("metrics", "show", "--json"))[""]["data"]
+    assert len(figures) == 4
+    assert is_clean(project)
+
+
+def test_the_night_after_a_run_with_overrides_repeats_nothing(project, tried):
+    night = project.night()
+    assert [one["ran"] for one in night["data_sets"] + night["models"]] == [[], []]
 
 
 def test_nothing_secret_is_in_what_the_nights_left(project, champion):

@@ -171,7 +171,7 @@ def test_a_run_with_overrides_is_recorded_beside_the_branch_and_the_next_run_doe
     world: World, run: str
 ) -> None:
     name = f'train.name="{run} ~ x"'
-    before, conf = world.tip(), {"params": ["train.epochs=5", name], "reason": "to see"}
+    before, conf = world.tip(), {"params": ["train.epochs=5", name, ""], "reason": "to see"}
     ran = world.train_run(f"{run}..lock", conf=conf)
     assert "with train.epochs=5" in ran["begin"].output
     assert "parameter models.m1.train.epochs: 2 → 5" in ran["train"].output

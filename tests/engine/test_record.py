@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nightshift.engine import lock
+from nightshift.engine.record import record
 from nightshift.engine.repository import Repository
 from nightshift.errors import NightshiftError
 from tests.engine.conftest import World, copy, night
@@ -95,6 +97,26 @@ def test_two_runs_at_once_are_both_recorded(world: World, run: str) -> None:
     after = [md5_of(world, f"train@{model}") for model in ("m1", "m2")]
     assert not set(before) & set(after)
     assert "missing" not in world.git("fsck", at=world.bare)
+
+
+def test_eight_runs_at_once_are_all_recorded(world: World, run: str) -> None:
+    """Each of a DAG of its own, which has one stage that was never recorded."""
+    (here, base) = fake_change(world, run), world.fragment("train_m1", run, "base.json")
+    stage, before = base["stages"]["train@m1"], world.tip()
+    names = [f"train@x{number}" for number in range(8)]
+    with world.settings_of():
+        entry = world.journal(here[1], run).fragments()["stages"]["train@m1"]["entry"]
+        for name in names:
+            journal = world.journal(f"dag-{name}", run)
+            stages, order = {name: stage | {"entry": None}}, [*base["order"], *names]
+            journal.put("base.json", base | {"dag": journal.dag, "stages": stages, "order": order, "pin": []})
+            journal.put(f"stages/{name}.json", {"stage": name, "entry": entry, "outcome": "done"})
+        with ThreadPoolExecutor(8) as pool:
+            receipts = list(pool.map(lambda name: record(f"dag-{name}", run), names))
+    assert [receipt.outcome for receipt in receipts] == ["done"] * 8
+    assert set(names) <= set(lock.load(world.at_tip("dvc.lock"))["stages"])
+    commits = world.git("rev-list", f"{before}..main", at=world.bare).split()
+    assert sorted(commits) == sorted(receipt.details["commit"] for receipt in receipts)
 
 
 def test_the_loser_of_a_race_merges_onto_the_new_tip(world: World, run: str) -> None:
