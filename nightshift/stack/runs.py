@@ -98,9 +98,9 @@ class Airflow:
         """Asks the dag-processor to read a DAG file now."""
         self._send("PUT", f"/api/v2/parseDagFile/{file_token}")
 
-    def trigger(self, dag: str, conf: dict[str, Any], run: str) -> Run:
-        """Starts a run of this id; ``conf`` is what the form would send."""
-        asked = {"logical_date": None, "conf": conf, "dag_run_id": run}
+    def trigger(self, dag: str, conf: dict[str, Any], run: str | None = None) -> Run:
+        """Starts a run, of this id if one is given; ``conf`` is what the form would send."""
+        asked = {"logical_date": None, "conf": conf} | ({"dag_run_id": run} if run else {})
         return Run(dag, self._send("POST", f"/api/v2/dags/{dag}/dagRuns", json=asked)["dag_run_id"])
 
     def state(self, run: Run) -> str:
