@@ -94,7 +94,7 @@ def claim(store: Store, key: str, date: str, roots: Iterable[str]) -> Night:
     number = 1
     while True:
         night = Night(store, f"{date}.{number}")
-        if night.put("night", wanted) or night.get("night", {})["key"] == key:
+        if night.put("night", wanted) or night.get("night", {}).get("key") == key:
             return night
         number += 1
 
