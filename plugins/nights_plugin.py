@@ -25,7 +25,7 @@ PATIENCE_S = 60
 HEADERS = {
     # Styles in the page, links out of it, and nothing else: no script, no picture, nothing from elsewhere.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'self'",
+    "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -118,6 +118,7 @@ class NightsPlugin(AirflowPlugin):
 
     name = "nights"
     fastapi_apps = [{"app": app, "url_prefix": "/nights", "name": "nights"}]  # noqa: RUF012 - Airflow's way
+    # A page of its own and no `url_route`: Airflow would frame it, and the frame lets no link out to a run.
     external_views = [  # noqa: RUF012
-        {"name": "Nights", "href": "/nights/", "url_route": "nights", "destination": "nav", "nav_top_level": True}
+        {"name": "Nights", "href": "/nights/", "destination": "nav", "nav_top_level": True}
     ]
