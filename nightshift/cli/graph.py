@@ -14,7 +14,7 @@ from nightshift.errors import NightshiftError
 
 
 def graph(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="A folder that holds a dvc.yaml.")] = Path(),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that holds a dvc.yaml.")] = Path(),
     json: Annotated[bool, typer.Option("--json", help="A list of objects instead of lines.")] = False,
 ) -> None:
     """Show every stage of the working tree with what it comes after and its hints; exit 1 when one cannot be run.

@@ -75,6 +75,8 @@ def _unfit(stage: Any, out: Any) -> list[str] | None:
     again = "`dvc get` or download it, and `dvc add` it"
     if stage.is_repo_import:
         return ["is imported from another repository, and DVC keeps no copy in the remote", again]
+    if stage.deps and not stage.frozen:
+        return ["is imported anew by every `dvc repro`, since it is not frozen", f"dvc freeze {stage.relpath}"]
     if stage.is_versioned_import or stage.is_partial_import:
         return ["is imported without a copy in the remote", again]
     if not out.use_cache or not out.can_push:

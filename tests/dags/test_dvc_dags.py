@@ -107,21 +107,14 @@ def test_a_tasks_process_on_another_disk_knows_its_task_from_airflow(tmp_path):
     assert bag["dags"]["train_m"]["params"] == ["reason", "rerun"]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("stages:\n  train:\n    cmd: echo\n    dep: [a]\n", "dvc.yaml:4: 'dvc.yaml' validation failed: extra keys"),
-        ("stages:\n  a: {cmd: x, outs: [{o: {persist: true}}]}\n", "dvc.yaml:2: stage 'a' lets o persist"),
-    ],
-)
-def test_what_cannot_be_rendered_is_an_import_error_with_file_and_line(home, tmp_path, text, words):
+def test_a_broken_dvc_yaml_is_an_import_error_with_file_and_line(home, tmp_path):
     work = tmp_path / "work"
     subprocess.run(["git", "clone", "--quiet", "--branch", "night", str(home / "repo.git"), str(work)], check=True)
-    (work / "dvc.yaml").write_text(text)
+    (work / "dvc.yaml").write_text("stages:\n  train:\n    cmd: echo\n    dep: [a]\n")
     git = ["git", "-c", "user.name=A Person", "-c", "user.email=person@example.org"]
     subprocess.run([*git, "commit", "--quiet", "-am", "Break it"], cwd=work, check=True)
     subprocess.run([*git, "push", "--quiet", "--force", "origin", "HEAD:refs/heads/broken"], cwd=work, check=True)
     bag = read(home, NIGHTSHIFT_BRANCH="broken")
     assert not [name for name in bag["dags"] if name == "dvc" or name.startswith(("ingest_", "train_"))]
     (error,) = bag["errors"].values()
-    assert words in error
+    assert "dvc.yaml:4: 'dvc.yaml' validation failed: extra keys not allowed" in error

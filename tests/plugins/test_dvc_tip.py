@@ -75,6 +75,28 @@ def test_a_project_needs_neither_params_nor_data_and_its_repository_may_be_a_url
         dvc_tip.of_tip(tmp_path / "nothing known")
 
 
+def test_stages_that_cannot_be_run_are_an_error_with_their_lines(tmp_path: Path, commit: Callable[..., None]) -> None:
+    commit({"dvc.yaml": "stages:\n  a: {cmd: x, outs: [{o: {persist: true}}], meta: {airflow: {que: gpu}}}\n"})
+    with pytest.raises(ValueError, match=r"dvc\.yaml:2: stage 'a' lets o persist") as error:
+        dvc_tip.of_tip(tmp_path)
+    assert "did you mean queue?" in str(error.value)
+
+
+def test_what_dvc_cannot_read_is_not_read_again_until_something_is_committed(
+    tmp_path: Path, commit: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit({"dvc.yaml": "stages:\n  a: {cmd: x, out: [o]}\n"})
+    monkeypatch.setattr(dvc_tip, "BROKEN_S", 3600)
+    with pytest.raises(ValueError, match=r"dvc\.yaml:2: "):
+        dvc_tip.of_tip(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "/nothing/renders")
+        with pytest.raises(ValueError, match=r"dvc\.yaml:2: "):
+            dvc_tip.of_tip(tmp_path)
+    commit({"dvc.yaml": "stages:\n  a: {cmd: x, outs: [o]}\n"})
+    assert list(dvc_tip.of_tip(tmp_path)["stages"]) == ["a"]
+
+
 def test_tasks_that_are_gone_stay_known_to_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(dvc_tip.Variable, "set", lambda key, value, description: written.append(value))
