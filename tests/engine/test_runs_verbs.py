@@ -154,7 +154,7 @@ def test_a_run_that_failed_comes_as_far_as_it_came(broken: World, tmp_path: Path
     said = verb(broken, clone, "pull-run", run)
     assert "not run    evaluate@m1: the run did not finish them" in said
     assert changed(broken, clone) == sorted([*OTHERS, "evaluate@m1"])
-    assert "train@m1" in lock.load((clone / "dvc.lock").read_bytes())["stages"]
+    assert {"train@m1", "evaluate@m1"} & set(lock.load((clone / "dvc.lock").read_bytes())["stages"]) == {"train@m1"}
     assert run in (clone / "artifacts" / "models" / "m1" / "model.onnx").read_text()
     assert "to go back git switch main && dvc checkout" in said
     account = verb(broken, clone, "why", run)
