@@ -26,7 +26,7 @@ def main() -> None:
     make_user(os.environ["NIGHTSHIFT_AIRFLOW_PASSWORD"])
     repository, branch = os.environ["NIGHTSHIFT_REPO"], os.environ["NIGHTSHIFT_BRANCH"]
     if repository.startswith("/"):
-        _say(f"repository: {branch} at {push(CHECKOUT, Path(repository), branch)[:12]}")
+        _say(f"repository: {bring(CHECKOUT, Path(repository), branch)}")
 
 
 def make_user(password: str) -> None:
@@ -34,6 +34,20 @@ def make_user(password: str) -> None:
     # Asked for and typed, not an argument: every process of the container could read it there.
     who = ["--username", team.USER, "--firstname", "Nightshift", "--lastname", "Team", "--email", "admin@example.org"]
     _airflow("users", "create", "--role", "Admin", *who, typed=f"{password}\n{password}\n")
+
+
+def bring(checkout: Path, repository: Path, branch: str) -> str:
+    """:func:`push`, in words; what is in its way keeps nothing from starting where nights have a commit to run.
+
+    Raises:
+        NightshiftError: they have none.
+    """
+    try:
+        return f"{branch} at {push(checkout, repository, branch)[:12]}"
+    except NightshiftError as error:
+        if not _tip(repository, branch):
+            raise
+        return f"nights run the last pushed commit: {error}"
 
 
 def push(checkout: Path, repository: Path, branch: str) -> str:
@@ -50,7 +64,7 @@ def push(checkout: Path, repository: Path, branch: str) -> str:
     ours = ("-c", f"safe.directory={checkout}", "-C", str(checkout))
     head = _git(*ours, "rev-parse", "--verify", f"refs/heads/{branch}")
     there = ("--git-dir", str(repository))
-    tip = _git(*there, "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}")
+    tip = _tip(repository, branch)
     if tip == head or (tip and _holds(there, head, tip)):
         return tip
     pack = subprocess.run(["git", *ours, "bundle", "create", "-", branch], capture_output=True, check=False)
@@ -68,6 +82,11 @@ def push(checkout: Path, repository: Path, branch: str) -> str:
     finally:
         bundle.unlink()
     return head
+
+
+def _tip(repository: Path, branch: str) -> str:
+    """The branch's commit there; empty when there is none."""
+    return _git("--git-dir", str(repository), "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}")
 
 
 def _holds(repository: tuple[str, ...], commit: str, tip: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nightshift.errors import NightshiftError
-from nightshift.stack.init import push
+from nightshift.stack.init import bring, push
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -55,8 +55,9 @@ def test_what_nights_recorded_meanwhile_is_left_alone(checkout: Path, tmp_path: 
         push(checkout, repository, "main")
     assert "git pull --rebase" in raised.value.next_step
     assert git(repository, "rev-parse", "main") == recorded
+    assert "nights run the last pushed commit: main of this checkout and" in bring(checkout, repository, "main")
 
 
 def test_a_branch_that_the_checkout_has_not_is_named(checkout: Path, tmp_path: Path):
     with pytest.raises(NightshiftError, match="refs/heads/elsewhere"):
-        push(checkout, tmp_path / "repository", "elsewhere")
+        bring(checkout, tmp_path / "repository", "elsewhere")
