@@ -123,5 +123,6 @@ def test_the_page_about_the_api_can_be_followed(project, first):
     script = "\n".join(blocks).replace(". .venv/bin/activate\n", "")
     done = project.run("bash", "-euo", "pipefail", "-c", script)
     assert "success" in done.stdout
+    assert "400" in done.stdout.splitlines()
     assert "manifest.json: OK" in done.stdout
     assert '"model_name":"mnist-mlp"' in done.stdout.replace(" ", "")
