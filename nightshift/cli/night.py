@@ -1,5 +1,6 @@
 """``nightshift night``: land, trigger, follow, tell."""
 
+import fcntl
 import os
 import secrets
 import subprocess
@@ -169,10 +170,10 @@ def wait_for_dags(airflow: Airflow, tip: str, stack: Stack, patience: timedelta 
 
 def tell(stack: Stack, followed: list[Followed], objects: Objects, waiting: list[str]) -> Summary:
     """Brings the record into the checkout and collects what the night came to."""
-    merged = repository.merge(stack.root)
-    left_alone = merged.left_alone
-    if not left_alone:
-        left_alone = checkout_data(stack.root)
+    with (stack.home / "checkout.lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)  # two nights that end together come one after the other
+        merged = repository.merge(stack.root)
+        left_alone = merged.left_alone or checkout_data(stack.root)
     registry_store = open_store(os.environ["NIGHTSHIFT_REGISTRY"])
     ledger, registry = Ledger(registry_store), Registry(registry_store)
     told = {one.run: Told(Journal.open(one.run.dag, one.run.id), objects) for one in followed}
