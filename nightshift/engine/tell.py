@@ -123,10 +123,10 @@ def unfinished(now: datetime | None = None) -> Receipt:
     store = open_store(setting("NIGHTSHIFT_WORK"))
     since = (now - LOOKED_BACK).date().isoformat()
     found = []
-    for name in nights.names(store):
+    for name in (other for other in nights.names(store) if other >= since):
         night = Night(store, name)
         document = night.get("night")
-        if name < since or document is None or night.get("sent"):
+        if document is None or night.get("sent"):
             continue
         told, runs, outcomes = night.get("told"), night.all("runs"), night.all("outcomes")
         age = now - datetime.fromisoformat(document["began"])

@@ -20,7 +20,7 @@ from nightshift.stack.processes import free_ports
 from nightshift.stack.runs import ENDED, Airflow, Run
 from tests.e2e.conftest import Project, parquet, until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 SECRET = "a-word-that-no-log-may-have"
 
 
@@ -52,7 +52,7 @@ class Told:
     def run(self, dag: str, run: str) -> dict[str, dict[str, Any]]:
         """A run of one DAG alone, to its end."""
         started = self.airflow.trigger(dag, {}, run)
-        until(lambda: self.airflow.state(started) in ENDED, 300)
+        until(lambda: self.airflow.state(started) in ENDED, 500)
         return self.airflow.instances(started)
 
     def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -163,7 +163,7 @@ def test_a_failed_task_is_told_once_with_its_last_words_and_the_run_is_red(told:
     # Cleared, it fails again: it is one night, and it was told.
     body = {"dry_run": False, "dag_run_id": "manual__fails", "only_failed": True, "task_ids": ["train"]}
     told.send("POST", "/api/v2/dags/train_mnist-mlp/clearTaskInstances", body | {"include_downstream": True})
-    until(lambda: told.airflow.state(Run("train_mnist-mlp", "manual__fails")) in ENDED, 300)
+    until(lambda: told.airflow.state(Run("train_mnist-mlp", "manual__fails")) in ENDED, 500)
     assert (len(told.mails), len(told.calls)) == told.seen
 
 
@@ -193,16 +193,16 @@ def test_a_night_that_waits_for_a_worker_is_told_as_late_and_a_run_marked_failed
     told.project.git("commit", "--quiet", "-am", "A pool that is not there")
     told.project.nightshift("up")
     told.airflow.parse(told.airflow.dags()["train_mnist-mlp"]["file_token"])
-    until(lambda: told.send("GET", "/api/v2/dags/train_mnist-mlp/tasks/train")["pool"] == "nobody")
+    until(lambda: told.send("GET", "/api/v2/dags/train_mnist-mlp/tasks/train")["pool"] == "nobody", 300)
     run = told.airflow.trigger("train_mnist-mlp", {}, "manual__waits")
-    until(lambda: told.airflow.instances(run)["train"]["state"] == "scheduled")
+    until(lambda: told.airflow.instances(run)["train"]["state"] == "scheduled", 300)
     told.housekeep("manual__1")
     (mail,) = told.new()
     assert mail["Subject"].endswith(": train_mnist-mlp waiting")
     assert "train is scheduled and no worker takes it" in mail.get_content()
     told.housekeep("manual__2")
     told.send("PATCH", "/api/v2/dags/train_mnist-mlp/dagRuns/manual__waits", {"state": "failed"})
-    until(lambda: told.airflow.state(run) in ENDED)
+    until(lambda: told.airflow.state(run) in ENDED, 300)
     assert told.airflow.state(run) == "failed"
     assert (len(told.mails), len(told.calls)) == told.seen
 
