@@ -1,4 +1,4 @@
-"""A team on Celery: workers that share no disk, and users of Airflow's own."""
+"""A team on Celery: two workers that share no disk, users of Airflow's own, and what may happen to a night."""
 
 import re
 
@@ -6,11 +6,42 @@ import pytest
 
 from nightshift.errors import NightshiftError
 from nightshift.stack import team
-from nightshift.stack.runs import Airflow
+from nightshift.stack.runs import Airflow, Run
 from tests.team.topology import Topology, until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 TRAIN = "train_mnist-mlp"
+
+
+def start_training(topology: Topology, **changes: int) -> Run:
+    """A run of the model alone, after a person's commit that makes it train again."""
+    project = topology.project
+    project.git("pull", "--quiet", "--ff-only", "origin", "main")
+    project.edit(lambda params: params["models"]["mnist-mlp"]["train"].update(changes))
+    project.git("push", "--quiet", "origin", "main")
+    return topology.airflow.trigger(TRAIN, {})
+
+
+def epochs(topology: Topology, attempt: int = 1) -> list[int]:
+    """The epochs of the newest training that the gpu worker's machine has in its logs, as they were said."""
+    logs = [log for log in topology.logs(team.GPU_WORKER, "train") if log.name == f"attempt={attempt}.log"]
+    return [int(epoch) for epoch in re.findall(r"epoch (\d+)/", logs[-1].read_text())] if logs else []
+
+
+def state(topology: Topology, run: Run, task: str = "train") -> str:
+    return str(topology.airflow.instances(run)[task]["state"])
+
+
+def knows_only_its_own(topology: Topology) -> None:
+    """What runs a stage knows neither the deployer's key nor a repository; the stage's code, nothing of Airflow's."""
+    deployer = topology.team.secrets["s3"]["keys"]["deployer"]["secret"]
+    running = {" ".join(process.cmdline()): process.environ() for process in topology.family(team.GPU_WORKER)}
+    code = [told for command, told in running.items() if command.endswith("-m pipelines.train mnist-mlp")]
+    assert code
+    assert not [name for told in code for name in told if name.startswith("AIRFLOW")]
+    for told in running.values():
+        assert deployer not in told.values()
+        assert "NIGHTSHIFT_REPO" not in told
 
 
 def test_a_triggered_night_ends_in_a_served_model_that_the_gpu_worker_trained(topology: Topology):
@@ -42,3 +73,29 @@ def test_airflow_asks_everyone_for_a_password_and_a_viewer_starts_nothing(topolo
     assert TRAIN in viewer.dags()
     with pytest.raises(NightshiftError, match="403"):
         viewer.trigger(TRAIN, {})
+
+
+def test_a_gpu_worker_killed_with_its_disk_is_replaced_by_an_empty_one_that_goes_on(topology: Topology):
+    run = start_training(topology, epochs=600, seed=1)
+    seen = until(lambda: found if len(found := epochs(topology)) >= 30 else None)[-1]
+    knows_only_its_own(topology)
+    # The second time that a checkpoint is named from here, it holds that epoch.
+    first = until(lambda: topology.checkpoint())
+    second = until(lambda: found if (found := topology.checkpoint()) != first else None)
+    until(lambda: topology.checkpoint() != second)
+    topology.lose(team.GPU_WORKER)
+    until(lambda: state(topology, run) == "queued")
+    topology.start(team.GPU_WORKER)
+    topology.ended(run)
+    again = epochs(topology, attempt=2)
+    assert again[0] > seen
+    assert again == list(range(again[0], 601))
+
+    # The same bytes as a training that nobody disturbed.
+    project = topology.project
+    project.git("pull", "--quiet", "--ff-only", "origin", "main")
+    person = type(project)(project.root, {**project.env, **topology.team.environment(team.WORKER, project.root)})
+    person.run("dvc", "pull", "--quiet")
+    before = (project.root / "dvc.lock").read_bytes()
+    person.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", "train@mnist-mlp")
+    assert (project.root / "dvc.lock").read_bytes() == before

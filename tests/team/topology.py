@@ -4,9 +4,11 @@ Each service is a machine of its own, as far as files go: DAG files and a ``NIGH
 What each process is told comes from ``nightshift.stack.team``, as for Compose.
 """
 
+import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
@@ -32,6 +35,8 @@ until = partial(e2e.until, patience=600)
 # Debian keeps PostgreSQL's programs off the PATH.
 PATH = os.pathsep.join([os.environ["PATH"], *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))])
 SERVERS = {program: shutil.which(program, path=PATH) for program in ("postgres", "initdb", "redis-server")}
+# A checkpoint every second instead of every two minutes, to be killed after one.
+IMPATIENT = {team.GPU_WORKER: {"NIGHTSHIFT_CHECKPOINT_SECONDS": "1"}}
 
 
 @dataclass
@@ -69,7 +74,7 @@ class Topology:
     # Machines
 
     def machine(self, name: str) -> Path:
-        """The folder of one machine, with what the image has, made when it is first asked for."""
+        """The folder of one machine, with what the image has, made when it is first asked for (or was lost)."""
         checkout = self.folder / "machines" / name
         for part in ("dags", "plugins"):
             if not (checkout / part).exists():
@@ -77,7 +82,8 @@ class Topology:
         return checkout
 
     def environment(self, service: str) -> dict[str, str]:
-        return inherited() | self.team.environment(service, self.machine(service))
+        told = self.team.environment(service, self.machine(service))
+        return inherited() | told | IMPATIENT.get(service, {})
 
     def start(self, service: str) -> None:
         """One of Airflow's processes, or the endpoint."""
@@ -90,6 +96,22 @@ class Topology:
             arguments = ["-m", "nightshift.cli.main", "serve", "--port", str(self.ports["endpoint"])]
         environment = self.environment(service)
         self.processes.start(service, [sys.executable, "-P", *arguments], environment, self.machine(service))
+
+    def family(self, service: str) -> list[psutil.Process]:
+        """A service's process and all that it started."""
+        process = psutil.Process(self.processes.running(service))
+        return [process, *process.children(recursive=True)]
+
+    def lose(self, service: str) -> None:
+        """The machine is gone: every process of it killed at once, and its disk."""
+        family = self.family(service)
+        # Stopped first: none may see another one die, and tell the api-server.
+        for how in (signal.SIGSTOP, signal.SIGKILL):
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(how)
+        psutil.wait_procs(family, timeout=10)
+        shutil.rmtree(self.machine(service))
 
     # What is not ours
 
@@ -170,12 +192,22 @@ class Topology:
         """Airflow, as the person who set it up."""
         return Airflow(self._url("api"), team.USER, self.team.secrets["airflow"]["password"])
 
+    def logs(self, service: str, task: str) -> list[Path]:
+        """A task's logs on one machine, oldest first."""
+        found = (self.folder / "machines" / service / ".nightshift/airflow/logs").rglob(f"*task_id={task}/*.log")
+        return sorted(found, key=lambda path: path.stat().st_mtime)
+
     def ended(self, run: Run) -> dict[str, dict[str, Any]]:
         """The run's task instances, once it has ended well."""
         state = until(lambda: found if (found := self.airflow.state(run)) in ENDED else None)
         tasks = self.airflow.instances(run)
         assert state == "success", {name: (task["state"], task["try_number"]) for name, task in tasks.items()}
         return tasks
+
+    def checkpoint(self) -> str | None:
+        """What tells one named checkpoint in S3 from the next; there is at most one."""
+        listed = self.s3.client("admin").list_objects_v2(Bucket="nightshift-work", Prefix="checkpoints/")
+        return next((item["ETag"] for item in listed.get("Contents", []) if item["Key"].endswith("last.json")), None)
 
     def serving(self) -> dict[str, Any]:
         """What the endpoint serves, by model."""
