@@ -44,10 +44,11 @@ def common(checkout: PurePath, url: str) -> dict[str, dict[str, Any]]:
             "dag_bundle_storage_path": checkout / ".nightshift" / "airflow" / "bundles",
         },
         "workers": {
-            # A task lives through a minute without the API, and does not take a slow first answer for a failure.
-            "max_failed_heartbeats": 12,
+            # A task waits a minute or two for the API, also to say that it has ended; it does not take a slow first
+            # answer for a failure. (The pauses between tries double up to 90 s otherwise.)
             "execution_api_timeout": 15,
-            "execution_api_retries": 8,
+            "execution_api_retries": 40,
+            "execution_api_retry_wait_max": 5,
         },
     }
 

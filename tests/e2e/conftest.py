@@ -146,6 +146,7 @@ def make_project(folder: Path) -> Project:
         "NIGHTSHIFT_AIRFLOW_PORT": str(airflow),
         "NIGHTSHIFT_S3_PORT": str(s3),
         "NIGHTSHIFT_ENDPOINT_PORT": str(endpoint),
+        "NIGHTSHIFT_CHECKPOINT_SECONDS": "2",
         "NO_COLOR": "1",
     }
     project = Project(folder, env)
