@@ -2,7 +2,9 @@
 
 import datetime
 import json
+import os
 import random
+import signal
 import subprocess
 from pathlib import Path
 
@@ -121,10 +123,18 @@ def test_the_good_days_after_a_refused_one_are_taken_in_one_night(project, refus
     """Two nights were missed: the one that runs takes both days."""
     for day, date in (("day4", "2026-01-04"), ("day5", "2026-01-05")):
         project.land(f"date={date}/train.parquet", parquet(*digits[day]))
+    plan = json.loads(project.nightshift("plan", "--json").stdout)
     night = project.night()
     (data,) = night["data_sets"]
     assert [line[:10] for line in data["taken"]] == ["2026-01-04", "2026-01-05"]
     assert [line[:10] for line in data["held"]] == ["2026-01-03"]
+    foreseen = plan["datasets"]["mnist"]
+    assert [f"{day['date']} ({day['why']}" for day in foreseen["taken"]] == [s.partition(",")[0] for s in data["taken"]]
+    assert [day["date"] for day in foreseen["held"]] == ["2026-01-03"]
+    outcomes = {one["stage"].partition("@")[0]: one["outcome"] for one in plan["stages"]}
+    ran = {*data["ran"], *night["models"][0]["ran"]}
+    assert {name for name, outcome in outcomes.items() if outcome == "will run"} <= ran
+    assert ran.isdisjoint(name for name, outcome in outcomes.items() if outcome == "unchanged")
     assert data["rows"] == 1100 + 600 * 3
     assert is_clean(project)
 
@@ -248,9 +258,15 @@ def test_a_dag_that_a_person_paused_is_named_and_not_waited_for(project, champio
     airflow = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
     airflow._send("PATCH", "/api/v2/dags/train_mnist-mlp", json={"is_paused": True})  # as the switch in the UI does
     try:
-        night = project.night()
+        os.killpg(stack.processes.running("endpoint"), signal.SIGKILL)
+        plan = project.nightshift("plan", "--until", "2026-01-01", check=False)
+        night = project.night()  # it brings the endpoint back
     finally:
         airflow._send("PATCH", "/api/v2/dags/train_mnist-mlp", json={"is_paused": False})
+    assert plan.returncode == 3
+    assert "1. does not run: the endpoint" in plan.stdout
+    assert "next: nightshift up" in plan.stdout
+    assert f"unpause it at {stack.airflow_url}/dags/train_mnist-mlp" in plan.stdout
     assert [line.partition(":")[0] for line in night["waiting"]] == ["train_mnist-mlp is paused"]
     assert night["models"] == []
     assert night["data_sets"][0]["state"] == "success"
