@@ -99,3 +99,24 @@ def test_a_gpu_worker_killed_with_its_disk_is_replaced_by_an_empty_one_that_goes
     before = (project.root / "dvc.lock").read_bytes()
     person.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", "train@mnist-mlp")
     assert (project.root / "dvc.lock").read_bytes() == before
+
+
+def test_redis_may_be_restarted_and_may_forget_while_a_task_waits_for_a_gpu_worker_and_while_one_runs(
+    topology: Topology,
+):
+    topology.stop(team.GPU_WORKER)
+    run = start_training(topology, epochs=300, seed=2)
+    until(lambda: state(topology, run) == "queued" and topology.waiting("gpu"))
+    topology.kill_redis(forget=False)
+    topology.start_redis()
+    until(lambda: topology.waiting("gpu"))
+    topology.kill_redis(forget=True)
+    topology.start_redis()
+    topology.start(team.GPU_WORKER)
+    until(lambda: len(epochs(topology)) >= 5)
+    topology.kill_redis(forget=True)
+    seen = len(epochs(topology))
+    until(lambda: len(epochs(topology)) >= seen + 20)
+    topology.start_redis()
+    tasks = topology.ended(run)
+    assert {name: task["try_number"] for name, task in tasks.items()} == dict.fromkeys(tasks, 1)

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import psutil
 import psycopg2
+import redis
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
 from nightshift.stack import team
@@ -35,8 +36,14 @@ until = partial(e2e.until, patience=600)
 # Debian keeps PostgreSQL's programs off the PATH.
 PATH = os.pathsep.join([os.environ["PATH"], *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))])
 SERVERS = {program: shutil.which(program, path=PATH) for program in ("postgres", "initdb", "redis-server")}
-# A checkpoint every second instead of every two minutes, to be killed after one.
-IMPATIENT = {team.GPU_WORKER: {"NIGHTSHIFT_CHECKPOINT_SECONDS": "1"}}
+# The same rules as a team's, in seconds instead of minutes, to be watched in a test.
+IMPATIENT = {
+    team.SCHEDULER: {
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "60",
+        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
+    },
+    team.GPU_WORKER: {"NIGHTSHIFT_CHECKPOINT_SECONDS": "1"},
+}
 
 
 @dataclass
@@ -113,6 +120,10 @@ class Topology:
         psutil.wait_procs(family, timeout=10)
         shutil.rmtree(self.machine(service))
 
+    def stop(self, service: str) -> None:
+        """The process ends as at a deployment: a worker takes nothing more, and what it does, it ends."""
+        assert self.processes.stop(service, patience_s=60)
+
     # What is not ours
 
     def start_postgres(self) -> None:
@@ -155,6 +166,15 @@ class Topology:
         lines = [f"port {self.ports['redis']}", "bind 127.0.0.1", f"requirepass {self.team.secrets['redis']}"]
         (folder / "redis.conf").write_text("\n".join([*lines, "appendonly yes", ""]))
         self.processes.start("redis", [SERVERS["redis-server"], "redis.conf"], inherited(), folder)
+
+    def kill_redis(self, *, forget: bool) -> None:
+        """Redis is gone; ``forget``: with all that it held."""
+        pid = self.processes.running("redis")
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: self.processes.running("redis") is None)
+        if forget:
+            shutil.rmtree(self.folder / "redis")
 
     # The whole
 
@@ -208,6 +228,14 @@ class Topology:
         """What tells one named checkpoint in S3 from the next; there is at most one."""
         listed = self.s3.client("admin").list_objects_v2(Bucket="nightshift-work", Prefix="checkpoints/")
         return next((item["ETag"] for item in listed.get("Contents", []) if item["Key"].endswith("last.json")), None)
+
+    def waiting(self, queue: str) -> int:
+        """How many messages wait in a queue of the broker; 0 when it does not answer."""
+        try:
+            with redis.Redis(port=self.ports["redis"], password=self.team.secrets["redis"]) as broker:
+                return int(broker.llen(queue))
+        except redis.ConnectionError:
+            return 0
 
     def serving(self) -> dict[str, Any]:
         """What the endpoint serves, by model."""
