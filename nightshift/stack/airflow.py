@@ -59,9 +59,6 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
             "secret_key": secrets["secret_key"],
         },
         "api_auth": {"jwt_secret": secrets["jwt_secret"]},
-        # Heartbeats go through the api-server: one that is away for a minute must not look like a dead worker. Here no
-        # worker dies alone, so it costs nothing that this is told late.
-        "scheduler": {"task_instance_heartbeat_timeout": 120},
     }
     variables = airflow_options.variables(airflow_options.common(stack.root, stack.airflow_url), own)
     ours = stack.environment("worker") | {"NIGHTSHIFT_BRANCH": repository.branch(stack.root)}
