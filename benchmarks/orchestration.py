@@ -154,7 +154,7 @@ def changed_stages(folder: Path) -> None:
             f"  over bare dvc repro, per changed stage: {min(over):.2f} s min, {statistics.median(over):.2f} s median"
         )
         night.tell()
-        print(measure.told("a night, nothing changed, 22 tasks", [night.run() for _ in range(ROUNDS)]))
+        print(measure.told("a night, nothing changed", [night.run() for _ in range(ROUNDS)]))
         night.tell()
     finally:
         lifecycle.down(root, lambda _: None)
@@ -176,7 +176,7 @@ def nothing_new(folder: Path) -> None:
             before = sum(_tree(pid) for pid in pids)
             cost = measure.run(["nightshift", "night", "--no-land"], root, env)
             costs.append(Cost(cost.wall, cost.cpu + sum(_tree(pid) for pid in pids) - before))
-        print(measure.told("the real project, nothing new, 30 tasks", costs))
+        print(measure.told("the real project, nothing new", costs))
     finally:
         lifecycle.down(root, lambda _: None)
 
