@@ -29,8 +29,8 @@ def common(checkout: PurePath, url: str) -> dict[str, dict[str, Any]]:
         "logging": {"colored_console_log": False},
         "scheduler": {
             "scheduler_idle_sleep_time": 0.5,
-            # A killed scheduler is noticed within half a minute, a worker that died whole within two, not five. No less:
-            # a task's heartbeats go through the api-server, which may be away for a minute.
+            # A killed scheduler is noticed within half a minute, a worker that died whole within two, not five. No
+            # less: a task's heartbeats go through the api-server, which may be away for a minute.
             "task_instance_heartbeat_timeout": 120,
             "task_instance_heartbeat_timeout_detection_interval": 5,
             "scheduler_health_check_threshold": 20,
