@@ -154,7 +154,9 @@ def _last_epoch(airflow: Airflow, run: Run, task: str, attempt: int) -> str:
 
 
 def _reason(airflow: Airflow, run: Run, task: str, attempt: int) -> str:
-    """The last thing that a failed task said for itself."""
+    """What a failed task says of itself; of one that was killed, the last line of its log."""
+    if said := airflow.receipt(run, task):
+        return f"{said['message']}; next: {said['next_step']}" if said.get("next_step") else str(said["message"])
     lines = [line for line in airflow.log(run, task, attempt) if line.strip()]
-    said = [line for line in lines if not line.startswith(("Task failed", "::", "Pre task", "Post task"))]
-    return said[-1].strip() if said else "see the task's log"
+    own = [line for line in lines if not line.startswith(("Task failed", "::", "Pre task", "Post task"))]
+    return own[-1].strip() if own else "see the task's log"

@@ -10,16 +10,20 @@ from nightshift.stack.runs import Run
 
 
 class Answers:
-    """Airflow's word on one run, whose tasks have no logs yet."""
+    """Airflow's word on one run."""
 
-    def __init__(self, **instances: Any):
+    def __init__(self, receipts: dict[str, Any] | None = None, **instances: Any):
         self.said = instances
+        self.receipts = receipts or {}
 
     def instances(self, run: Run) -> dict[str, Any]:
         return self.said
 
+    def receipt(self, run: Run, task: str) -> dict[str, Any]:
+        return self.receipts.get(task, {})
+
     def log(self, run: Run, task: str, attempt: int) -> list[str]:
-        return []
+        return [] if task == "train" else ["bringing its inputs", "Task failed with exception"]
 
 
 def queued(seconds: float) -> dict[str, Any]:
@@ -38,3 +42,17 @@ def test_a_task_that_no_worker_takes_is_said_once_with_its_queue():
     assert _look(Answers(train=queued(92) | {"state": "running"}), one) == []
     assert "train running " in one.line().plain
     assert "no worker" not in one.line().plain
+
+
+def test_a_failed_task_is_shown_with_its_cause_and_the_next_step():
+    failed = {"state": "failed", "try_number": 2}
+    one = Followed(Run("train_m1", "r"), ["evaluate"])
+    said = {"outcome": "failed", "message": "evaluate@m1 failed", "next_step": "clear the task"}
+    changes = _look(Answers({"evaluate": said}, evaluate=failed), one)
+    assert changes == ["evaluate: failed (evaluate@m1 failed; next: clear the task)"]
+
+
+def test_a_task_that_was_killed_before_it_said_anything_is_shown_with_the_end_of_its_log():
+    one = Followed(Run("train_m1", "r"), ["evaluate"])
+    changes = _look(Answers(evaluate={"state": "failed", "try_number": 1}), one)
+    assert changes == ["evaluate: failed (bringing its inputs)"]
