@@ -55,6 +55,30 @@ class Project:
         summary: dict[str, Any] = json.loads(done.stdout)
         return summary
 
+    def start_night(self) -> subprocess.Popen[str]:
+        """A night that goes on beside the test."""
+        return subprocess.Popen(
+            ["nightshift", "night", "--no-land", "--json"],
+            cwd=self.root,
+            env=dict(self.env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def processes(self, words: str) -> list[int]:
+        """The processes of this checkout whose command line has these words."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                here = str((entry / "cwd").readlink()).startswith(str(self.root))
+            except (OSError, ValueError):
+                continue
+            if entry.name.isdigit() and here and words in command and "pytest" not in command:
+                found.append(int(entry.name))
+        return found
+
     def git(self, *arguments: str) -> str:
         return self.run("git", *PERSON, *arguments).stdout.strip()
 

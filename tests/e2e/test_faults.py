@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -21,31 +20,6 @@ def slow(project: Project) -> Project:
     return project
 
 
-def start_night(project: Project) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["nightshift", "night", "--no-land", "--json"],
-        cwd=project.root,
-        env=dict(project.env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def processes(project: Project, words: str) -> list[int]:
-    """The processes of this checkout whose command line has these words."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            here = str((entry / "cwd").readlink()).startswith(str(project.root))
-        except (OSError, ValueError):
-            continue
-        if entry.name.isdigit() and here and words in command and "pytest" not in command:
-            found.append(int(entry.name))
-    return found
-
-
 def epochs_seen(project: Project, least: int) -> bool:
     """Whether a training of this checkout has come so far."""
     logs = (project.root / ".nightshift" / "airflow" / "logs").rglob("*task_id=train/*.log")
@@ -60,13 +34,13 @@ def ended(night: subprocess.Popen[str]) -> dict:
 
 
 def test_a_killed_stage_is_retried_and_ends_like_an_undisturbed_one(slow: Project):
-    night = start_night(slow)
+    night = slow.start_night()
     until(lambda: epochs_seen(slow, 30))
-    for pid in until(lambda: processes(slow, "pipelines.train")):
+    for pid in until(lambda: slow.processes("pipelines.train")):
         os.kill(pid, signal.SIGKILL)
     (model,) = ended(night)["models"]
     assert model["deploy"] == "proven"
-    assert processes(slow, "pipelines.train") == []
+    assert slow.processes("pipelines.train") == []
     # The same bytes as a training that nobody disturbed.
     assert "up to date" in slow.run("dvc", "status").stdout
     before = (slow.root / "dvc.lock").read_bytes()
@@ -77,9 +51,9 @@ def test_a_killed_stage_is_retried_and_ends_like_an_undisturbed_one(slow: Projec
 def test_the_endpoint_killed_in_a_night_is_back_in_the_next_one_with_the_new_model(slow: Project, digits):
     slow.edit(lambda params: params["models"]["mnist-mlp"]["train"].update(seed=1))
     slow.edit(lambda params: params["models"]["mnist-mlp"]["gate"].update(inconclusive="promote"))
-    night = start_night(slow)
+    night = slow.start_night()
     until(lambda: epochs_seen(slow, 5))
-    for pid in processes(slow, "nightshift serve") + processes(slow, "nightshift.cli.main serve"):
+    for pid in slow.processes("nightshift serve") + slow.processes("nightshift.cli.main serve"):
         os.kill(pid, signal.SIGKILL)
     night.communicate(timeout=600)
     again = slow.night()
@@ -89,9 +63,9 @@ def test_the_endpoint_killed_in_a_night_is_back_in_the_next_one_with_the_new_mod
 
 def test_a_scheduler_killed_in_a_night_is_brought_back_by_the_next_one(slow: Project, digits):
     slow.land("date=2026-01-02/train.parquet", parquet(*digits["day2"]))
-    night = start_night(slow)
+    night = slow.start_night()
     until(lambda: epochs_seen(slow, 5))
-    for pid in processes(slow, "airflow scheduler"):
+    for pid in slow.processes("airflow scheduler"):
         os.kill(pid, signal.SIGKILL)
     night.kill()
     night.communicate()
@@ -103,9 +77,9 @@ def test_a_scheduler_killed_in_a_night_is_brought_back_by_the_next_one(slow: Pro
 
 def test_s3_killed_in_a_night_loses_nothing(slow: Project, digits):
     slow.land("date=2026-01-03/train.parquet", parquet(*digits["day3"]))
-    night = start_night(slow)
-    until(lambda: processes(slow, "pipelines.train"))
-    for pid in processes(slow, "weed"):
+    night = slow.start_night()
+    until(lambda: slow.processes("pipelines.train"))
+    for pid in slow.processes("weed"):
         os.kill(pid, signal.SIGKILL)
     night.kill()
     night.communicate()
@@ -116,11 +90,11 @@ def test_s3_killed_in_a_night_loses_nothing(slow: Project, digits):
 
 
 def test_a_dead_scheduler_is_named_while_a_night_waits_for_it(slow: Project):
-    night = start_night(slow)
+    night = slow.start_night()
     stack = slow.stack
     airflow = Airflow(stack.airflow_url, stack.airflow_user, stack.airflow_password)
     until(lambda: airflow.active("ingest_mnist"))
-    for pid in processes(slow, "airflow scheduler"):
+    for pid in slow.processes("airflow scheduler"):
         os.kill(pid, signal.SIGKILL)
     _, err = night.communicate(timeout=300)
     assert night.returncode == 1

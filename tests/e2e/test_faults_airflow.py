@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest import mock
 
 import psutil
@@ -66,33 +65,8 @@ def rerun(project: Project) -> Run:
     return airflow_of(project).trigger(TRAIN, {"rerun": True, "reason": "to be disturbed"})
 
 
-def start_night(project: Project) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["nightshift", "night", "--no-land", "--json"],
-        cwd=project.root,
-        env=dict(project.env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def processes(project: Project, words: str) -> list[int]:
-    """The processes of this checkout whose command line has these words."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            here = str((entry / "cwd").readlink()).startswith(str(project.root))
-        except (OSError, ValueError):
-            continue
-        if entry.name.isdigit() and here and words in command and "pytest" not in command:
-            found.append(int(entry.name))
-    return found
-
-
 def kill(project: Project, words: str) -> None:
-    for pid in until(lambda: processes(project, words)):
+    for pid in until(lambda: project.processes(words)):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -140,7 +114,7 @@ def ends_like_a_calm_one(project: Project, run: Run) -> None:
     }
     assert "train@mnist-mlp" in found
     assert trained_once(project, run.id)
-    assert processes(project, "pipelines.train") == []
+    assert project.processes("pipelines.train") == []
     assert is_clean(project)
 
 
@@ -157,11 +131,11 @@ def test_a_cleared_task_and_its_twin_end_like_one(calm: Project):
     with waiting(calm):
         run = rerun(calm)
         until(lambda: in_the_middle(calm, run.id), PATIENCE)
-        first = processes(calm, "pipelines.train")
+        first = calm.processes("pipelines.train")
         asked = {"dry_run": False, "dag_run_id": run.id, "task_ids": ["train"], "only_failed": False}
         airflow_of(calm)._send("POST", f"/api/v2/dags/{TRAIN}/clearTaskInstances", json=asked)
         until(lambda: "going on from" in "".join(logs(calm, run.id)[1:]), PATIENCE)
-        until(lambda: not set(first) & set(processes(calm, "pipelines.train")), PATIENCE)
+        until(lambda: not set(first) & set(calm.processes("pipelines.train")), PATIENCE)
     ends_like_a_calm_one(calm, run)
 
 
@@ -169,12 +143,12 @@ def test_a_minute_without_the_api_server_costs_a_running_task_nothing(calm: Proj
     with waiting(calm):
         run = rerun(calm)
         until(lambda: in_the_middle(calm, run.id), PATIENCE)
-        before = processes(calm, "pipelines.train")
+        before = calm.processes("pipelines.train")
         api = psutil.Process(calm.stack.processes.running(API))
         for process in [*api.children(recursive=True), api]:
             process.kill()
         time.sleep(60)
-        assert processes(calm, "pipelines.train") == before
+        assert calm.processes("pipelines.train") == before
         calm.nightshift("up")
     ends_like_a_calm_one(calm, run)
 
@@ -182,9 +156,9 @@ def test_a_minute_without_the_api_server_costs_a_running_task_nothing(calm: Proj
 def test_two_nights_at_once_record_one_result(calm: Project):
     calm.edit(lambda params: params["models"]["mnist-mlp"]["train"].update(seed=1))
     before = calm.git("rev-parse", "HEAD")
-    first = start_night(calm)
+    first = calm.start_night()
     until(lambda: airflow_of(calm).active("ingest_mnist"), PATIENCE)
-    second = start_night(calm)
+    second = calm.start_night()
     models = [model for night in (first, second) for model in ended(night)["models"]]
     assert {model["state"] for model in models} == {"success"}
     assert calm.git("rev-list", "--count", f"{before}..HEAD") == "1"
