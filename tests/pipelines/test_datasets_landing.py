@@ -51,7 +51,9 @@ def test_a_folder_and_a_bucket_with_the_same_files_give_the_same_partitions(
     land_day(tmp_path / "landing", "2026-01-01", 0)
     one = checkout(tmp_path / "one", "s3://nightshift-landing/same")
     two = checkout(tmp_path / "two", str(tmp_path / "landing"))
-    assert ingest("small", NIGHT, [], one)["taken"] == ingest("small", NIGHT, [], two)["taken"]
+    (bucket,), (folder,) = ingest("small", NIGHT, [], one)["taken"], ingest("small", NIGHT, [], two)["taken"]
+    # `landed` goes by names, sizes and etags, so that a day is known again without being read: each source has its own.
+    assert bucket | {"landed": ""} == folder | {"landed": ""}
     assert digests(one / "data/small") == digests(two / "data/small")
     # Again, and with nothing new nothing is read: the listing is enough.
     monkeypatch.setattr(Bucket, "read", lambda *_: pytest.fail("a known file was read"))
