@@ -89,7 +89,7 @@ def begin(
         say(f"not run by nights, because it is not in the root's dvc.yaml: {other}")
     check_inputs(base, Objects(base["remote"], home() / "cache"))
     if not tree and not journal.put_tree(archive):
-        return begin(dag, run, conf, events, until)  # another attempt was faster, maybe with another commit
+        return begin(dag, run, conf, events, until, about)  # another attempt was faster, maybe with another commit
     journal.put("base.json", base)
     return _receipt(journal.base(), "fixed")  # another attempt may have been faster: its base stands
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nightshift.engine.journal import Journal
 from nightshift.engine.plan import _unclear
 from tests.engine.conftest import World
 
@@ -28,6 +29,22 @@ def test_an_attempt_that_died_after_the_tree_fixes_the_commit(world: World, run:
         journal.store.delete(f"{journal.prefix}base.json")
     world.edit("pipelines/evaluate.py", "import json", "import json  # mine")
     assert world.engine("begin", *TRAIN, run).receipt["commit"] == tip
+
+
+def test_an_attempt_that_another_one_overtakes_at_the_tree_is_still_part_of_its_night(
+    world: World, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Journal.put_tree
+
+    def after_another(journal: Journal, archive: bytes) -> bool:
+        put(journal, archive)
+        return put(journal, archive)
+
+    monkeypatch.setattr(Journal, "put_tree", after_another)
+    about = {"date": "2026-01-02", "after": {"train_m1": []}, "queues": {}}
+    assert world.engine("begin", *TRAIN, run, "--about", json.dumps(about)).receipt["commit"] == world.tip()
+    with world.settings_of():
+        assert len(world.journal("train_m1", run).base()["nights"]) == 1
 
 
 def test_a_commit_of_an_event_that_the_tip_contains_gives_the_tip(world: World, run: str) -> None:
