@@ -209,7 +209,7 @@ def checkout_data(root: Path) -> str:
 
     Asked for by name: `dvc pull` alone fails as long as one stage was never recorded.
     """
-    recorded = lock.load((root / "dvc.lock").read_bytes())["stages"] if (root / "dvc.lock").exists() else {}
+    recorded = lock.entries(root)
     said = ""
     for verb in ("checkout", "pull"):  # nearly always the cache has it all, and asking S3 costs seconds
         command = [sys.executable, "-m", "dvc", verb, "data.dvc", *recorded]

@@ -20,7 +20,7 @@ from nightshift.engine import durations, forecast, graph
 from nightshift.engine.begin import check_inputs, check_params, laid, last_day
 from nightshift.engine.objects import Objects
 from nightshift.engine.pin import meet
-from nightshift.engine.rules import dag_of
+from nightshift.engine.rules import dag_of, hints
 from nightshift.engine.workspace import unpack
 from nightshift.errors import NightshiftError
 from nightshift.preflight import Finding
@@ -109,8 +109,7 @@ def look(root: Path, until: str, *, rerun: bool = False) -> Outlook:
 
 def _hints(resolved: dict[str, Any], name: str) -> dict[str, str]:
     """The stages that have a hint of this name, and what it says."""
-    hints = {stage: (about["meta"] or {}).get("airflow") or {} for stage, about in resolved["stages"].items()}
-    return {stage: said[name] for stage, said in hints.items() if name in said}
+    return {stage: said[name] for stage, about in resolved["stages"].items() if name in (said := hints(about))}
 
 
 def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None) -> dict[str, Any]:

@@ -143,10 +143,8 @@ def _clone(root: Path, folder: Path, branch: str, commit: str) -> None:
 
 def _bring(folder: Path, back: str) -> None:
     """The data and outputs that the folder's commit names, out of the cache or else the remote."""
-    file = folder / "dvc.lock"
-    recorded = lock.load(file.read_bytes()).get("stages", {}) if file.exists() else {}
     data = checkouts.git(folder, "ls-files", "*.dvc").stdout.splitlines()
-    done = _dvc(folder, "pull", "--quiet", *data, *recorded, check=False)
+    done = _dvc(folder, "pull", "--quiet", *data, *lock.entries(folder), check=False)
     if done.returncode:
         raise NightshiftError(f"not all of the run's data could be brought: {done.stderr.strip()[-500:]}", back)
 

@@ -44,7 +44,7 @@ def compute(
     plan = base["stages"][name]
     with workspace(home(), f"{journal.dag}-{journal.run}-{name}", journal.tree()) as space:
         lay_over(space.root, fragments)
-        before = _entries(space.root)
+        before = lock.entries(space.root)
         left = Checkpoints(journal.store, checkpoints, space.scratch / "checkpoints")
         left.bring()
         with left.kept(seconds("NIGHTSHIFT_CHECKPOINT_SECONDS", 120)):
@@ -56,7 +56,7 @@ def compute(
                 steps[-1] += ["--pull", "--allow-missing"]
                 steps.append(["dvc", "push", "-q", name])
             ended = space.run(steps, **{VARIABLE: str(left.folder)})
-            after = _entries(space.root)
+            after = lock.entries(space.root)
             # When DVC had nothing to do there is nothing here to push: the remote has it since it was recorded.
             if ended.status and not (steps[ended.step][1] == "push" and after == before):
                 if steps[ended.step][1] == "pull":
@@ -112,12 +112,6 @@ def _failed(name: str, doing: str, ended: Ended, root: Path) -> NightshiftError:
             "free space there, or set NIGHTSHIFT_HOME to a folder of a larger disk, and clear the task",
         )
     return NightshiftError(message, "read the lines above it, mend the cause, and clear the task")
-
-
-def _entries(root: Path) -> dict[str, Any]:
-    file = root / "dvc.lock"
-    stages: dict[str, Any] = lock.load(file.read_bytes()).get("stages", {}) if file.exists() else {}
-    return stages
 
 
 def _guard(name: str, plan: dict[str, Any], inputs: Mapping[str, str], entry: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from nightshift.engine import lock
 from nightshift.engine import plan as plans
 from nightshift.engine.changes import changes, kind
 from nightshift.engine.ingest import bring_index, held_days
@@ -76,8 +75,7 @@ def changing(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
 
 def complete_records(objects: Objects, key: str) -> list[Record]:
     """The run-cache records under a key whose outputs the remote holds whole: a stage would be restored from one."""
-    found = [lock.load(objects.store.get(name)) for name in objects.store.list(f"runs/{key[:2]}/{key}/")]
-    return [r for r in found if all(objects.complete(digest) for digest in entry_hashes(r["outs"]).values())]
+    return [record for record in objects.records(key) if not objects.lost(record)]
 
 
 def stages(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 EMPTY_LISTING = "d751713988987e9331980363e24189ce.dir"  # md5 of "[]": a folder without files
@@ -30,6 +31,12 @@ def run_key(cmd: Any, deps: Mapping[str, str], params: Mapping[str, Mapping[str,
 def md5(content: bytes) -> str:
     """The md5 by which DVC names a file."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def file_md5(file: Path) -> str:
+    """The same of a file, of any size."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def listing(files: Mapping[str, str]) -> tuple[str, bytes]:

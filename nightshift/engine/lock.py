@@ -5,6 +5,7 @@ Never merged line by line: that mixes two runs' hashes into one entry, and DVC c
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -13,6 +14,13 @@ from ruamel.yaml import YAML
 def load(content: bytes | str | None) -> dict[str, Any]:
     """Plain values by the same parser that DVC uses (YAML 1.2); nothing is an empty mapping."""
     return YAML(typ="safe", pure=True).load(content or "") or {}
+
+
+def entries(root: Path) -> dict[str, Any]:
+    """The entries of the dvc.lock in ``root`` by stage; none when there is no such file."""
+    file = root / "dvc.lock"
+    found: dict[str, Any] = load(file.read_bytes()).get("stages", {}) if file.exists() else {}
+    return found
 
 
 def merge_lock(content: bytes | None, entries: Mapping[str, Any], order: Sequence[str] = ()) -> bytes:

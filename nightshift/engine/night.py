@@ -62,14 +62,6 @@ class Night:
         """Put an object over the one that is there."""
         self.store.put(f"nights/{self.name}/{part}.json", _dump(value))
 
-    def setting(self, name: str) -> Any:
-        """What params.yaml of its runs says."""
-        return next((run[name] for run in self.all("runs").values() if name in run), DEFAULTS[name])
-
-    def missing(self, outcomes: Mapping[str, Mapping[str, Any]], paused: Iterable[str] = ()) -> list[str]:
-        """The DAGs whose outcome it still waits for, see ``missing`` below."""
-        return missing(self.get("night", {"roots": []})["roots"], self.all("runs"), outcomes, paused)
-
     def all(self, kind: str) -> dict[str, dict[str, Any]]:
         """The ``runs`` or ``outcomes`` there are, by DAG."""
         prefix = f"nights/{self.name}/{kind}/"
@@ -120,6 +112,11 @@ def join(
     after = about["after"]
     roots = [name for name, before in after.items() if not before] if run.startswith(SCHEDULED) else [dag]
     return [claim(store, run, about["date"], roots)]
+
+
+def told_by(runs: Mapping[str, Mapping[str, Any]], name: str) -> Any:
+    """What params.yaml of a night's runs says."""
+    return next((run[name] for run in runs.values() if name in run), DEFAULTS[name])
 
 
 def missing(

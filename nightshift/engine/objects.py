@@ -1,13 +1,13 @@
 """DVC's objects, by their md5: in the remote, and in this machine's shared cache."""
 
 import configparser
-import hashlib
 import json
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nightshift.engine.key import file_md5
 from nightshift.engine.key import md5 as digest
 from nightshift.engine.report import say
 from nightshift.errors import NightshiftError
@@ -71,8 +71,7 @@ class Objects:
             self.store.get_file(_key(name), file)
         except KeyError:
             raise self._missing(name) from None
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        found = file_md5(file)
         if found != name.removesuffix(".dir"):
             file.unlink()
             raise self._corrupt(name, found)
@@ -110,6 +109,16 @@ class Objects:
         if digest(content) != name.removesuffix(".dir"):
             raise self._corrupt(name, digest(content))
         return content
+
+    def records(self, key: str) -> list[dict[str, Any]]:
+        """What the remote holds under a run-cache key: lock entries, whose outputs it may have lost since."""
+        from nightshift.engine import lock  # an unchanged stage needs no YAML
+
+        return [lock.load(self.store.get(found)) for found in self.store.list(f"runs/{key[:2]}/{key}/")]
+
+    def lost(self, record: dict[str, Any]) -> list[str]:
+        """The outputs of a record that the remote does not hold whole."""
+        return [path for path, name in entry_hashes(record["outs"]).items() if not self.complete(name)]
 
     def _missing(self, name: str) -> NightshiftError:
         return NightshiftError(

@@ -20,6 +20,7 @@ LAST_WORDS = 500  # characters of what a failed task said last
 
 Part = dict[str, Any]
 Tasks = Mapping[str, Mapping[str, Any]]
+Fragments = Mapping[str, Mapping[str, Any]]  # of the stages that the run has finished, by name
 
 
 def of(journal: Journal, base: Mapping[str, Any], tasks: Tasks, queues: Mapping[str, str]) -> dict[str, Any]:
@@ -43,8 +44,9 @@ def of(journal: Journal, base: Mapping[str, Any], tasks: Tasks, queues: Mapping[
         trouble = {"kind": _kind(failed), "why": words, "next": _next(failed)}
     elif not recorded:
         trouble = {"kind": "failed", "why": "it was ended before it recorded", "next": "trigger the DAG again"}
-    parts = [_data_set(journal, name, trouble) for name in base.get("ingest", [])]
-    parts += [_model(journal, base, name, trouble, set(failed)) for name in _models(base)]
+    stages = journal.fragments()["stages"]
+    parts = [_data_set(journal, stages, name, trouble) for name in base.get("ingest", [])]
+    parts += [_model(journal, base, stages, name, trouble, set(failed)) for name in _models(base)]
     return {
         "dag": journal.dag,
         "run": journal.run,
@@ -56,26 +58,28 @@ def of(journal: Journal, base: Mapping[str, Any], tasks: Tasks, queues: Mapping[
     }
 
 
-def _data_set(journal: Journal, name: str, trouble: Part) -> Part:
+def _data_set(journal: Journal, stages: Fragments, name: str, trouble: Part) -> Part:
     report = journal.get(f"ingest/{name}.json") or {}
     taken = [f"{day['date']} ({day['why']}, {day['rows']:,} rows)" for day in report.get("taken", [])]
     held = [day["date"] for day in report.get("held", [])]
-    kind = "taken" if taken else "unchanged" if _unchanged(journal) else "done"
+    kind = "taken" if taken else "unchanged" if _unchanged(stages) else "done"
     why = f"took {', '.join(taken)}" if taken else "nothing new has landed"
     if held:
         why += f"; without the days that are held: {', '.join(held)}"
     return {"about": "data set", "name": name, "kind": kind, "why": why, **trouble}
 
 
-def _model(journal: Journal, base: Mapping[str, Any], name: str, trouble: Part, failed: set[str]) -> Part:
-    part: Part = {"about": "model", "name": name, "kind": "unchanged" if _unchanged(journal) else "done", **trouble}
+def _model(
+    journal: Journal, base: Mapping[str, Any], stages: Fragments, name: str, trouble: Part, failed: set[str]
+) -> Part:
+    part: Part = {"about": "model", "name": name, "kind": "unchanged" if _unchanged(stages) else "done", **trouble}
     outcome = journal.get("outcome.json")
     if outcome and all(task.partition(".")[0] == "deploy" for task in failed):
         part |= {
             "kind": DEPLOYED.get(outcome["outcome"], outcome["outcome"].replace("_", " ")),
             "why": outcome["message"],
         }
-    if score := _score(journal, base, name):
+    if score := _score(stages, base, name):
         part["score"] = score
     with contextlib.suppress(ReleaseError):  # the message does not wait for the registry
         live = Ledger(open_store(setting("NIGHTSHIFT_REGISTRY"))).live(name)
@@ -83,10 +87,10 @@ def _model(journal: Journal, base: Mapping[str, Any], name: str, trouble: Part, 
     return part
 
 
-def _score(journal: Journal, base: Mapping[str, Any], name: str) -> str:
+def _score(stages: Fragments, base: Mapping[str, Any], name: str) -> str:
     """Accuracy and verdict in a line; empty when the run did not come that far."""
     hashes: dict[str, str] = {}
-    for fragment in journal.fragments()["stages"].values():
+    for fragment in stages.values():
         hashes |= entry_hashes(fragment["entry"].get("outs", []))
     found: dict[str, Any] = {}
     for path in (f"artifacts/evaluations/{name}/metrics.json", f"artifacts/decisions/{name}/decision.json"):
@@ -106,8 +110,8 @@ def _models(base: Mapping[str, Any]) -> list[str]:
     return sorted(match[1] for out in outs if (match := RECEIPT.fullmatch(out)))
 
 
-def _unchanged(journal: Journal) -> bool:
-    return all(fragment["outcome"] == "unchanged" for fragment in journal.fragments()["stages"].values())
+def _unchanged(stages: Fragments) -> bool:
+    return all(fragment["outcome"] == "unchanged" for fragment in stages.values())
 
 
 def _kind(failed: Mapping[str, Mapping[str, Any]]) -> str:

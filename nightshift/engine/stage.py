@@ -69,8 +69,12 @@ def _restored(
     journal: Journal, name: str, plan: dict[str, Any], inputs: Mapping[str, str], objects: Objects, key: str
 ) -> Receipt | None:
     """What somebody computed before from the same inputs, if the remote still has all of it."""
-    for record in _records(objects, key):
-        if not changes(plan, inputs, record) and _has_outs(objects, record):
+    for record in objects.records(key):
+        if changes(plan, inputs, record):
+            continue
+        if lost := objects.lost(record):
+            say(f"computed before, but {objects.url} has lost {', '.join(lost)}")
+        else:
             return _put(journal, name, record, "restored", inputs, "somebody computed it from the same inputs before")
     return None
 
@@ -97,7 +101,7 @@ def _computed(
     entry = compute(journal, base, fragments, name, inputs, objects, force=rerun, checkpoints=left)
     if rerun:
         recorded = [] if changed or plan["unclear"] else [plan["entry"]]
-        recorded += [record for record in (_records(objects, key) if key else []) if not changes(plan, inputs, record)]
+        recorded += [record for record in (objects.records(key) if key else []) if not changes(plan, inputs, record)]
         for other in recorded:
             _same_bytes(name, entry, other)
     took = time.monotonic() - started
@@ -155,17 +159,3 @@ def _same_bytes(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None
             + (f" (and {len(different) - 1} more)" if different[1:] else ""),
             "make the stage deterministic (seed, threads, no clock), or name what changed it under its params or deps",
         )
-
-
-def _records(objects: Objects, key: str) -> list[dict[str, Any]]:
-    """What the remote holds under this run-cache key."""
-    from nightshift.engine import lock
-
-    return [lock.load(objects.store.get(found)) for found in objects.store.list(f"runs/{key[:2]}/{key}/")]
-
-
-def _has_outs(objects: Objects, record: dict[str, Any]) -> bool:
-    missing = [path for path, digest in entry_hashes(record["outs"]).items() if not objects.complete(digest)]
-    if missing:
-        say(f"computed before, but {objects.url} has lost {', '.join(missing)}")
-    return not missing

@@ -73,13 +73,14 @@ def tell(
 
 def _finish(night: Night, by: str, about: Mapping[str, Any]) -> dict[str, Any] | None:
     """The message, if all outcomes are there and this run is the one that tells; it is again as long as none is out."""
-    outcomes = night.all("outcomes")
-    if waiting := night.missing(outcomes, about["paused"]):
+    outcomes, runs, roots = night.all("outcomes"), night.all("runs"), night.get("night", {"roots": []})["roots"]
+    if waiting := nights.missing(roots, runs, outcomes, about["paused"]):
         say(f"night {night.name} waits for {', '.join(waiting)}")
         return None
     parts = [part for one in outcomes.values() for part in one["parts"]]
-    wanted = any(one["red"] for one in outcomes.values()) or night.setting("good")
-    return _claim(night, by, _message(night.name, parts, night.missing(outcomes), about["url"], wanted))
+    wanted = any(one["red"] for one in outcomes.values()) or nights.told_by(runs, "good")
+    paused = nights.missing(roots, runs, outcomes)  # what it would wait for, were it not paused
+    return _claim(night, by, _message(night.name, parts, paused, about["url"], wanted))
 
 
 def _claim(night: Night, by: str, message: dict[str, Any]) -> dict[str, Any] | None:
@@ -134,12 +135,12 @@ def unfinished(now: datetime | None = None) -> Receipt:
         first = dict.fromkeys(document["roots"], document["key"])
         missing = {
             dag: {"run": runs.get(dag, {}).get("run", first.get(dag)), "queues": runs.get(dag, {}).get("queues", {})}
-            for dag in night.missing(outcomes)
+            for dag in nights.missing(document["roots"], runs, outcomes)
         }
         found.append(
             {
                 "name": name,
-                "due": age >= timedelta(hours=night.setting("late_after_hours")),
+                "due": age >= timedelta(hours=nights.told_by(runs, "late_after_hours")),
                 "unsent": told is not None and now - datetime.fromisoformat(told["at"]) > UNSENT_AFTER,
                 "missing": missing,
             }
@@ -243,13 +244,13 @@ def shown(name: str | None) -> Any:
     document = night.get("night")
     if document is None:
         return None
-    outcomes = night.all("outcomes")
+    runs, outcomes = night.all("runs"), night.all("outcomes")
     return {
         "name": name,
         "night": document,
-        "runs": night.all("runs"),
+        "runs": runs,
         "outcomes": outcomes,
-        "missing": night.missing(outcomes),
+        "missing": nights.missing(document["roots"], runs, outcomes),
         "told": night.get("told"),
         "sent": night.get("sent"),
     }

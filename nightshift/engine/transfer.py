@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from nightshift.engine.key import file_md5
 from nightshift.engine.objects import Objects
 from nightshift.engine.report import say
 from nightshift.errors import NightshiftError
@@ -145,13 +146,11 @@ def _put(objects: Objects, name: str) -> bool:
         if objects.exists(name):
             return False
         raise NightshiftError(f"the cache {objects.cache} has lost object {name}", "clear the task")
-    with file.open("rb") as opened:
-        if hashlib.file_digest(opened, _md5).hexdigest() != name.removesuffix(".dir"):
-            file.unlink()
-            raise NightshiftError(
-                f"object {name} in the cache {objects.cache} was not what its name says, and is removed",
-                "clear the task",
-            )
+    if file_md5(file) != name.removesuffix(".dir"):
+        file.unlink()
+        raise NightshiftError(
+            f"object {name} in the cache {objects.cache} was not what its name says, and is removed", "clear the task"
+        )
     return objects.upload(name)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ import pytest
 
 from nightshift.engine import lock
 from nightshift.engine.objects import Objects, entry_hashes
+from nightshift.releases.store import Store
 from nightshift.stack.processes import Processes
 from tests.conftest import S3
 from tests.engine.conftest import World
@@ -402,15 +404,9 @@ def test_a_wrong_object_in_the_remote_is_named_and_nothing_is_computed_from_it(
     here = at("train_m1", run)
     world.engine("begin", *here)
     rows, key = input_file(world)
-    with world.settings_of():
-        right = world.remote().get(key)
-        world.remote().put(key, b"9" + right[1:])
     (tmp_path / "machine").mkdir()
-    try:
+    with spoilt(world, key, lambda remote, right: remote.put(key, b"9" + right[1:])):
         ran = world.try_engine("stage", TRAIN, *here, NIGHTSHIFT_HOME=str(tmp_path / "machine"))
-    finally:
-        with world.settings_of():
-            world.remote().put(key, right)
     assert ran.status == 1
     assert rows in ran.output
     assert "epoch" not in ran.output
@@ -426,19 +422,26 @@ def test_a_lost_object_is_named_and_the_task_goes_on_when_it_is_back(world: Worl
     here = at("train_m1", run)
     world.engine("begin", *here)
     rows, key = input_file(world)
-    with world.settings_of():
-        right = world.remote().get(key)
-        world.remote().delete(key)
     (tmp_path / "machine").mkdir()
-    try:
+    with spoilt(world, key, lambda remote, _: remote.delete(key)):
         ran = world.try_engine("stage", TRAIN, *here, NIGHTSHIFT_HOME=str(tmp_path / "machine"))
-    finally:
-        with world.settings_of():
-            world.remote().put(key, right)
     assert ran.status == 1
     assert rows in ran.output
     world.engine("stage", TRAIN, *here, "--attempt", "2", NIGHTSHIFT_HOME=str(tmp_path / "machine"))
     assert outs(world, run) == expected
+
+
+@contextmanager
+def spoilt(world: World, key: str, spoil: Callable[[Store, bytes], None]) -> Iterator[None]:
+    """Inside, an object of the remote is not what it should be; afterwards it is right again."""
+    with world.settings_of():
+        right = world.remote().get(key)
+        spoil(world.remote(), right)
+    try:
+        yield
+    finally:
+        with world.settings_of():
+            world.remote().put(key, right)
 
 
 def input_file(world: World) -> tuple[str, str]:
