@@ -22,20 +22,22 @@ class S3:
     landing: str = s3_server.LANDING
     work: str = s3_server.WORK
     registry: str = s3_server.REGISTRY
+    keys: str = s3_server.KEYS
+    served: str = s3_server.SERVED
 
     @property
     def url(self) -> str:
         return self.server.url
 
     def environment(self, identity: str = "worker") -> dict[str, str]:
-        """AWS_* and NIGHTSHIFT_WORK, NIGHTSHIFT_REGISTRY for ``worker``, ``deployer``, ``endpoint`` or ``admin``."""
+        """AWS_* and NIGHTSHIFT_WORK, _REGISTRY, _KEYS, _SERVED for one of ``s3_server.IDENTITIES``."""
         return self.server.environment(identity)
 
     def client(self, identity: str = "admin") -> Any:
         return self.server.client(identity)
 
     def empty(self) -> None:
-        """Empties the three buckets (DVC's empty listing stays)."""
+        """Empties the buckets (DVC's empty listing stays)."""
         client = self.client()
         for bucket in s3_server.BUCKETS:
             for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
@@ -54,7 +56,7 @@ def make_s3(folder: Path) -> s3_server.S3Server:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """A real SeaweedFS with the three buckets and all identities; shared, so name your keys after your test."""
+    """A real SeaweedFS with all buckets and all identities; shared, so name your keys after your test."""
     home = tmp_path_factory.mktemp("s3")
     processes, server = Processes(home), make_s3(home)
     server.start(processes)

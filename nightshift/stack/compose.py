@@ -18,7 +18,7 @@ from typing import Any
 
 from nightshift.errors import NightshiftError
 from nightshift.stack import s3, team
-from nightshift.stack.private import write_private
+from nightshift.stack.private import filled, write_private
 
 CHECKOUT = PurePosixPath("/opt/nightshift")  # of the image ops/docker/airflow.Dockerfile
 REPOSITORY = str(CHECKOUT / "repository")
@@ -95,15 +95,10 @@ def _secrets(file: Path) -> dict[str, Any]:
         kept = json.loads(file.read_text()) if file.exists() else {}
     except ValueError:
         raise NightshiftError(f"{file} is not readable JSON", "bring it back from a copy") from None
-    secrets = _filled(team.new_secrets(), kept)
+    secrets = filled(team.new_secrets(), kept)
     if secrets != kept:
         write_private(file, json.dumps(secrets, indent=1))
     return secrets
-
-
-def _filled(new: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
-    inner = {name: _filled(new[name], kept[name]) for name in kept if isinstance(new.get(name), dict)}
-    return {**new, **kept, **inner}
 
 
 def _branch(root: Path) -> str:

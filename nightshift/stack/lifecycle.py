@@ -61,7 +61,8 @@ def _push(root: Path, say: Say) -> None:
 
 def _start_s3(stack: Stack, say: Say) -> Stack:
     server, processes = stack.s3, stack.processes
-    if processes.is_current(S3, server.command(), server.process_environment()) and airflow.wait(server.is_ours, 10):
+    current = processes.is_current(S3, server.command(), server.process_environment()) and server.knows_everyone()
+    if current and airflow.wait(server.is_ours, 10):
         return stack
     processes.stop(S3)
     if not port_is_free(stack.ports[S3]):

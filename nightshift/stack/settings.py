@@ -18,7 +18,7 @@ from typing import Any
 from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
 from nightshift.stack import s3
-from nightshift.stack.private import write_private
+from nightshift.stack.private import filled, write_private
 from nightshift.stack.processes import Processes, free_ports
 
 AIRFLOW, S3, ENDPOINT = "airflow", "s3", "endpoint"
@@ -75,12 +75,9 @@ class Stack:
         taken = {*ports.values(), *kept.values()}
         picked = dict(zip(missing, free_ports(len(missing), taken), strict=True))
         ports |= {name: picked.get(name) or kept[name] for name in s3.INNER_PORTS}
-        secrets = _read(home / "secrets.json") or {
-            "s3": s3.new_secrets(),
-            "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
-            | {"password": random_secrets.token_urlsafe(12)},
-        }
-        if ports != kept or not (home / "secrets.json").exists():
+        known = _read(home / "secrets.json")
+        secrets = filled(_new_secrets(), known)
+        if ports != kept or secrets != known:
             home.mkdir(mode=0o700, exist_ok=True)
             write_private(home / "secrets.json", json.dumps(secrets, indent=1))
             write_private(home / "ports.json", json.dumps(ports, indent=1))
@@ -164,6 +161,14 @@ def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     kept |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)])
     return kept
+
+
+def _new_secrets() -> dict[str, Any]:
+    return {
+        "s3": s3.new_secrets(),
+        "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
+        | {"password": random_secrets.token_urlsafe(12)},
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def test_of_sixteen_create_only_writers_exactly_one_wins(s3: S3) -> None:
         ("endpoint", s3_server.LANDING, False, False),
         ("endpoint", s3_server.WORK, False, False),
         ("endpoint", s3_server.REGISTRY, True, False),
+        ("endpoint", s3_server.KEYS, True, False),
+        ("endpoint", s3_server.SERVED, True, True),
+        ("keys", s3_server.KEYS, True, True),
+        ("keys", s3_server.SERVED, True, False),
+        ("keys", s3_server.REGISTRY, False, False),
+        ("worker", s3_server.KEYS, False, False),
+        ("worker", s3_server.SERVED, False, False),
+        ("deployer", s3_server.KEYS, False, False),
+        ("deployer", s3_server.SERVED, False, False),
         ("reader", s3_server.WORK, True, False),
         ("reader", s3_server.REGISTRY, False, False),
     ],
@@ -119,6 +129,20 @@ def test_objects_survive_a_kill_and_the_restart_keeps_the_keys(tmp_path: Path) -
         server.start(processes)
         assert server.client("worker").get_object(Bucket=s3_server.WORK, Key="kept")["Body"].read() == b"as it was"
         assert (server.folder / "identities.json").stat().st_mode & 0o777 == 0o600
+    finally:
+        processes.stop("s3")
+
+
+def test_a_server_of_an_older_version_is_started_again_with_the_identities_that_came(tmp_path: Path) -> None:
+    processes, server = Processes(tmp_path), make_s3(tmp_path)
+    older = {**server.secrets, "keys": {who: key for who, key in server.secrets["keys"].items() if who != "keys"}}
+    replace(server, secrets=older).start(processes)
+    try:
+        assert not server.knows_everyone()
+        processes.stop("s3")
+        server.start(processes)
+        assert server.knows_everyone()
+        server.client("keys").put_object(Bucket=s3_server.KEYS, Key="new", Body=b"x")
     finally:
         processes.stop("s3")
 

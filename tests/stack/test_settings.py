@@ -69,6 +69,19 @@ def test_a_torn_secrets_file_is_named_and_not_replaced(tmp_path: Path) -> None:
     assert (stack.home / "secrets.json").read_text() == "{"
 
 
+def test_a_later_version_adds_the_identities_that_it_wants_and_changes_none(tmp_path: Path) -> None:
+    file = Stack.load(tmp_path, {}).home / "secrets.json"
+    whole = json.loads(file.read_text())
+    older = json.loads(file.read_text())
+    del older["s3"]["keys"]["keys"]
+    file.write_text(json.dumps(older))
+    filled = Stack.load(tmp_path).secrets
+    assert filled["s3"]["keys"].pop("keys")["secret"]
+    assert filled == older
+    assert set(whole["s3"]["keys"]) == set(json.loads(file.read_text())["s3"]["keys"])
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_each_identity_has_keys_of_its_own(tmp_path: Path) -> None:
     stack = Stack.load(tmp_path, {})
     keys = {stack.environment(name)["AWS_ACCESS_KEY_ID"] for name in ("admin", "worker", "deployer", "endpoint")}
