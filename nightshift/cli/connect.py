@@ -3,11 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
-from nightshift.releases.store import open_store
+from nightshift.releases.store import Store, open_store
+from nightshift.serving.places import place
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,24 @@ def connect(identity: str = "deployer") -> Connection:
         )
     store = open_store(url)
     return Connection(Registry(store), Ledger(store), endpoints())
+
+
+def store_of(what: Literal["keys", "served"]) -> Store:
+    """The API keys, or what was served, as whoever gives keys to others.
+
+    Raises:
+        NightshiftError: nothing says where they are (wrong use).
+    """
+    take_settings("keys")
+    registry = os.environ.get("NIGHTSHIFT_REGISTRY", "")
+    url = place(what, registry) if registry or os.environ.get(f"NIGHTSHIFT_{what.upper()}") else None
+    if not url:
+        raise NightshiftError(
+            f"no place for {'API keys' if what == 'keys' else 'what was served'} is set",
+            f"run this in a checkout after `make up`, or set NIGHTSHIFT_{what.upper()} to s3://bucket or a folder",
+            exit_code=2,
+        )
+    return open_store(url)
 
 
 def take_settings(identity: str) -> None:

@@ -42,6 +42,8 @@ VERBS = {
     "The endpoint": {
         "serve": "Run an endpoint that follows the ledger.",
         "predict": "Ask the endpoint about images.",
+        "keys": "Make, list and revoke API keys of the endpoint; read its audit log.",
+        "usage": "What was asked of the endpoint, by whom, and what it costs.",
     },
 }
 
@@ -61,11 +63,14 @@ class Verbs(TyperGroup):
 
 
 def load(verb: str) -> Any:
-    """The command of ``nightshift/cli/<verb>.py``: its function of the same name (``pull-run``: ``pull_run``)."""
+    """The command of ``nightshift/cli/<verb>.py``: its function of the same name (``pull-run``: ``pull_run``), or its
+    group of verbs."""
     name = verb.replace("-", "_")
-    module = importlib.import_module(f"nightshift.cli.{name}")
+    found = getattr(importlib.import_module(f"nightshift.cli.{name}"), name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
     single = typer.Typer(add_completion=False)
-    single.command(verb)(getattr(module, name))
+    single.command(verb)(found)
     return typer.main.get_command(single)
 
 
