@@ -1,6 +1,7 @@
 """``nightshift predict MODEL FILE…``: ask the endpoint, as any client of the protocol would."""
 
 import json as json_
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from nightshift.cli.connect import connect, endpoints, take_settings
 from nightshift.errors import NightshiftError
 from nightshift.releases import golden as goldens
 from nightshift.releases.manifest import GOLDEN, short
-from nightshift.releases.proof import LOOPBACK
+from nightshift.releases.proof import LOOPBACK, authority
 
 _SHOWN = 3  # labels per image
 
@@ -31,8 +32,11 @@ def predict(
         raise NightshiftError("give image files or --golden", f"nightshift predict {model} image.png", exit_code=2)
     if golden or not url:
         take_settings("deployer")
+    # The stack's own key goes to the stack's own endpoint only.
+    key = os.environ.get("NIGHTSHIFT_API_KEY") or ("" if url else os.environ.get("NIGHTSHIFT_ENDPOINT_KEY"))
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = (url or next(iter(endpoints()), "http://127.0.0.1:8000")).rstrip("/")
-    with httpx.Client(base_url=url, timeout=60, mounts=LOOPBACK) as client:
+    with httpx.Client(base_url=url, timeout=60, mounts=LOOPBACK, headers=headers, verify=authority()) as client:
         if golden:
             _golden(client, model, json)
         else:

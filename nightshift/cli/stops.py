@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from nightshift import preflight
 from nightshift.engine.forecast import MAY, WILL
 from nightshift.engine.repository import Repository
 from nightshift.engine.settings import setting
 from nightshift.errors import NightshiftError
 from nightshift.preflight import Finding
+from nightshift.releases import proof
 from nightshift.releases.errors import ReleaseError, StoreDenied
-from nightshift.releases.proof import LOOPBACK, reachable
 from nightshift.releases.store import open_store
 from nightshift.stack import airflow, repository, toolchain
 from nightshift.stack.lifecycle import NAMES
@@ -191,8 +189,8 @@ def endpoint(urls: str) -> list[Finding]:
     wanted = [url.strip().rstrip("/") for url in urls.split(",") if url.strip()]
     if not wanted:
         return [Finding("endpoint", False, "no replica is set", "set NIGHTSHIFT_ENDPOINTS, or `nightshift up`")]
-    with httpx.Client(timeout=5, mounts=LOOPBACK) as client:
-        silent = [url for url in wanted if not reachable(client, url)]
+    with proof.http_client(timeout_s=5) as client:
+        silent = [url for url in wanted if not proof.reachable(client, url)]
     return [Finding("endpoint", False, f"{url} does not answer", "start it: nightshift up") for url in silent]
 
 

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import httpx
 
-from nightshift.releases import golden
+from nightshift.releases import golden, proof
 from nightshift.releases.errors import ReleaseCorrupt, ReleaseUnknown
 from nightshift.releases.ledger import History, Ledger, Order, Outcome, barred, live, now
 from nightshift.releases.manifest import GOLDEN, Manifest, short
-from nightshift.releases.proof import LOOPBACK, prove, reachable, tell
+from nightshift.releases.proof import prove, reachable, tell
 from nightshift.releases.registry import Registry
 
 State = Literal["proven", "refused", "superseded", "fenced", "unchanged", "barred"]
@@ -78,7 +78,7 @@ def promote(
     requests = golden.load(registry.read(model, digest, GOLDEN))
     patience = timedelta(seconds=deadline_s)
 
-    with httpx.Client(timeout=10, mounts=LOOPBACK) as client:
+    with proof.http_client() as client:
         _settle_left_behind(client, urls, registry, ledger, model, digest, say)
         order = None
         if what == "deploy":

@@ -1,5 +1,7 @@
 """Proof over the wire: does every replica answer the golden requests with the wanted digest?"""
 
+import os
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,19 @@ from nightshift.releases.manifest import short
 
 # A proxy of the person's environment has no business between processes of one machine.
 LOOPBACK = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
+
+
+def http_client(timeout_s: float = 10) -> httpx.Client:
+    """For asking endpoints as whoever deploys: with the key and the authority that the environment names."""
+    key = os.environ.get("NIGHTSHIFT_ENDPOINT_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.Client(timeout=timeout_s, mounts=LOOPBACK, headers=headers, verify=authority())
+
+
+def authority() -> ssl.SSLContext | bool:
+    """What an endpoint's certificate is checked against: the file of NIGHTSHIFT_CA, else the usual authorities."""
+    file = os.environ.get("NIGHTSHIFT_CA")
+    return ssl.create_default_context(cafile=file) if file else True
 
 
 @dataclass
@@ -90,6 +105,10 @@ def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden)
         if not replica.told:
             replica.told = tell(client, replica.url)
         answer = client.get(f"{replica.url}/status")
+        if answer.status_code in (401, 403):
+            replica.reason = f"{answer.json()['error']} (this process has the one in NIGHTSHIFT_ENDPOINT_KEY)"
+            replica.fault = "endpoint"
+            return
         status = answer.json() if answer.status_code == 200 else {}
         of_model = status["models"].get(order.model, {})
         refused = of_model.get("refused")

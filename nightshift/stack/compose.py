@@ -23,6 +23,7 @@ from nightshift.stack.private import filled, write_private
 CHECKOUT = PurePosixPath("/opt/nightshift")  # of the image ops/docker/airflow.Dockerfile
 REPOSITORY = str(CHECKOUT / "repository")
 REPLICAS = ("endpoint-1", "endpoint-2")
+BALANCER = "balancer"
 
 # With what `.env` begins: each choice, and why one would make another.
 CHOICES = {
@@ -32,6 +33,7 @@ CHOICES = {
     "NIGHTSHIFT_ENDPOINT_PORT": ("8000", "the load balancer's port there"),
     "NIGHTSHIFT_S3_PORT": ("8333", "S3's port there, for `dvc pull`"),
     "NIGHTSHIFT_AIRFLOW_URL": ("http://localhost:8080", "Airflow as people reach it"),
+    "NIGHTSHIFT_ENDPOINT_HOSTS": ("", "the names by which others reach the endpoint, separated by commas"),
     "NIGHTSHIFT_BRANCH": ("main", "the branch that nights run and record on"),
     "NIGHTSHIFT_REPO": (REPOSITORY, "the repository with that branch; this one is made by the service `init`"),
     "NIGHTSHIFT_NOTIFY_URL": ("", "whom nights that need somebody are told to, a URL of apprise's (docs/told.md)"),
@@ -61,6 +63,7 @@ def write(root: Path, environ: Mapping[str, str] = os.environ) -> list[Path]:
         postgres="postgres:5432",
         redis="redis:6379",
         endpoints=tuple(f"http://{name}:8000" for name in REPLICAS),
+        hosts=(*REPLICAS, BALANCER, *filter(None, chosen["NIGHTSHIFT_ENDPOINT_HOSTS"].replace(" ", "").split(","))),
         notify_url=chosen["NIGHTSHIFT_NOTIFY_URL"],
         heartbeat_url=chosen["NIGHTSHIFT_HEARTBEAT_URL"],
     )

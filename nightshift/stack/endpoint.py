@@ -69,7 +69,9 @@ def wait_until_ours(stack: Stack, timeout_s: float = 120) -> None:
 def answer(stack: Stack) -> dict[str, Any]:
     """What the endpoint says of itself (``GET /status``); empty when nothing answers."""
     try:
-        found: dict[str, Any] = httpx.get(f"{stack.endpoint_url}/status", timeout=5, trust_env=False).json()
+        headers = {"Authorization": f"Bearer {stack.endpoint_key}"}
+        asked = httpx.get(f"{stack.endpoint_url}/status", headers=headers, timeout=5, trust_env=False)
+        found: dict[str, Any] = asked.json()
     except (httpx.HTTPError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

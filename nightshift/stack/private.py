@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -19,3 +20,8 @@ def filled(new: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """The kept secrets, with what a later version wants beside them."""
     inner = {name: filled(new[name], kept[name]) for name in kept if isinstance(new.get(name), dict)}
     return {**new, **kept, **inner}
+
+
+def new_endpoint_key() -> str:
+    """The endpoint's key for whoever deploys: an API key like those of `nightshift keys create`."""
+    return f"nsk_{secrets.token_urlsafe(32)}"

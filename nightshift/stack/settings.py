@@ -12,13 +12,14 @@ import secrets as random_secrets
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
 from nightshift.stack import s3
-from nightshift.stack.private import filled, write_private
+from nightshift.stack.private import filled, new_endpoint_key, write_private
 from nightshift.stack.processes import Processes, free_ports
 
 AIRFLOW, S3, ENDPOINT = "airflow", "s3", "endpoint"
@@ -131,14 +132,24 @@ class Stack:
     def airflow_password(self) -> str:
         return str(self.secrets["airflow"]["password"])
 
+    @property
+    def endpoint_key(self) -> str:
+        """Opens administration, metrics and models of this stack's endpoint."""
+        return str(self.secrets["endpoint"]["key"])
+
     def environment(self, identity: str) -> dict[str, str]:
         """The settings with which our code speaks to this stack as one of ``s3.IDENTITIES``."""
-        return {
+        ours = {
             **self.s3.environment(identity),
             "NIGHTSHIFT_HOME": str(self.home),
             "NIGHTSHIFT_REPO": str(self.repository),
             "NIGHTSHIFT_ENDPOINTS": self.endpoint_url,
         }
+        if identity == "deployer":
+            ours["NIGHTSHIFT_ENDPOINT_KEY"] = self.endpoint_key
+        if identity == "endpoint":
+            ours["NIGHTSHIFT_ENDPOINT_KEY_SHA256"] = sha256(self.endpoint_key.encode()).hexdigest()
+        return ours
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -168,6 +179,7 @@ def _new_secrets() -> dict[str, Any]:
         "s3": s3.new_secrets(),
         "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
         | {"password": random_secrets.token_urlsafe(12)},
+        "endpoint": {"key": new_endpoint_key()},
     }
 
 

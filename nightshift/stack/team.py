@@ -12,10 +12,10 @@ init               Airflow's database, the first user's password, S3 as admin; t
 api-server         Airflow's database and signing keys; S3 as reader, for its pages
 scheduler          the same, and the broker
 dag-processor      Airflow's database; reads the repository
-events-worker      the broker; the repository; S3 as worker; the deployer's key and the endpoint's replicas; whom
+events-worker      the broker; the repository; S3 as worker; the deployer's key; the endpoint's replicas and key; whom
                    the nights are told to
 worker, gpu-worker the broker; S3 as worker
-endpoint           S3 as endpoint
+endpoint           S3 as endpoint; the digest of the key of whoever deploys; the names it may be asked by
 =================  =========================================================================================
 
 Queues: the tasks that touch the repository or the ledger, or write to people, go to ``events``, a stage to
@@ -30,12 +30,14 @@ import secrets as random_secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
 from nightshift.stack import s3
 from nightshift.stack.airflow_options import common, variables
+from nightshift.stack.private import new_endpoint_key
 
 POSTGRES, REDIS, S3, INIT = "postgres", "redis", "s3", "init"
 API, SCHEDULER, DAG_PROCESSOR = "api-server", "scheduler", "dag-processor"
@@ -57,7 +59,7 @@ QUEUED_TRIES = 24 * 3600 // QUEUED_AGAIN_S
 
 
 def new_secrets() -> dict[str, Any]:
-    """Random ones, for ``Team.secrets``: ``s3``, ``airflow``, ``databases``, ``redis``."""
+    """Random ones, for ``Team.secrets``: ``s3``, ``airflow``, ``databases``, ``redis``, ``endpoint``."""
     return {
         "s3": s3.new_secrets(),
         "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
@@ -67,6 +69,7 @@ def new_secrets() -> dict[str, Any]:
         },
         "databases": {role: random_secrets.token_urlsafe(24) for role in ("postgres", *DATABASES)},
         "redis": random_secrets.token_urlsafe(24),
+        "endpoint": {"key": new_endpoint_key()},
     }
 
 
@@ -83,6 +86,7 @@ class Team:
     postgres: str  # host:port
     redis: str  # host:port
     endpoints: tuple[str, ...]  # the replicas' URLs, each of its own: every one must prove a release
+    hosts: tuple[str, ...] = ()  # the names by which the replicas are asked, beside loopback's
     notify_url: str = ""  # whom the nights are told to (docs/told.md), and what is called after each; both secret
     heartbeat_url: str = ""
     listen: str = "0.0.0.0"  # noqa: S104 - inside a container's network; what is published is Compose's to say
@@ -100,6 +104,8 @@ class Team:
         if service == ENDPOINT:
             told = self._s3("endpoint")
             del told["NIGHTSHIFT_WORK"]  # not its business
+            told["NIGHTSHIFT_ENDPOINT_KEY_SHA256"] = sha256(self.secrets["endpoint"]["key"].encode()).hexdigest()
+            told["NIGHTSHIFT_ALLOW_HOSTS"] = ",".join(self.hosts)
             return home | told
         options, ours = self._airflow(service, checkout), dict[str, str]()
         if service == INIT:
@@ -121,6 +127,7 @@ class Team:
             ours |= {name: url for name, url in urls.items() if url}
         if service in (INIT, EVENTS_WORKER):
             ours["NIGHTSHIFT_ENDPOINTS"] = ",".join(self.endpoints)
+            ours["NIGHTSHIFT_ENDPOINT_KEY"] = self.secrets["endpoint"]["key"]
         return {"AIRFLOW_HOME": str(checkout / ".nightshift" / "airflow")} | options | home | ours
 
     def _s3(self, identity: str) -> dict[str, str]:

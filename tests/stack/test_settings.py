@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nightshift.errors import NightshiftError
+from nightshift.serving.keys import digest
 from nightshift.stack.settings import Stack, find_root, inherited
 
 
@@ -77,6 +78,7 @@ def test_a_later_version_adds_the_identities_that_it_wants_and_changes_none(tmp_
     file.write_text(json.dumps(older))
     filled = Stack.load(tmp_path).secrets
     assert filled["s3"]["keys"].pop("keys")["secret"]
+    assert filled["endpoint"]["key"].startswith("nsk_")
     assert filled == older
     assert set(whole["s3"]["keys"]) == set(json.loads(file.read_text())["s3"]["keys"])
     assert file.stat().st_mode & 0o777 == 0o600
@@ -86,6 +88,16 @@ def test_each_identity_has_keys_of_its_own(tmp_path: Path) -> None:
     stack = Stack.load(tmp_path, {})
     keys = {stack.environment(name)["AWS_ACCESS_KEY_ID"] for name in ("admin", "worker", "deployer", "endpoint")}
     assert len(keys) == 4
+
+
+def test_the_endpoint_knows_the_digest_of_the_key_that_the_deployer_has(tmp_path: Path) -> None:
+    stack = Stack.load(tmp_path, {})
+    assert (
+        digest(stack.environment("deployer")["NIGHTSHIFT_ENDPOINT_KEY"])
+        == (stack.environment("endpoint")["NIGHTSHIFT_ENDPOINT_KEY_SHA256"])
+    )
+    for identity in ("worker", "endpoint", "keys", "reader"):
+        assert stack.endpoint_key not in str(stack.environment(identity))
 
 
 def test_a_process_of_the_stack_inherits_no_key_of_the_persons_shell() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from nightshift.serving.keys import digest
 from nightshift.stack import s3, team
 from nightshift.stack.airflow import environment
 from nightshift.stack.settings import Stack
@@ -26,6 +27,7 @@ def made() -> Team:
         postgres="postgres:5432",
         redis="redis:6379",
         endpoints=("http://endpoint-1:8000", "http://endpoint-2:8000"),
+        hosts=("endpoint-1", "ml.example.org"),
         notify_url="mailto://127.0.0.1/?to=team@example.org",
     )
 
@@ -58,6 +60,7 @@ def test_each_secret_is_told_only_to_those_whose_work_needs_it(told, made):
     assert who_is_told(told, keys["admin"]["secret"]) == {"init"}
     assert who_is_told(told, keys["endpoint"]["secret"]) == {"endpoint"}
     assert who_is_told(told, keys["reader"]["secret"]) == {"api-server"}
+    assert who_is_told(told, made.secrets["endpoint"]["key"]) == {"events-worker", "init"}
     assert who_is_told(told, made.notify_url) == {"events-worker"}
     assert who_is_told(told, made.secrets["airflow"]["jwt_secret"]) == airflow
     assert who_is_told(told, made.secrets["airflow"]["fernet_key"]) == airflow
@@ -84,6 +87,11 @@ def test_a_teams_airflow_differs_from_one_machines_only_where_it_must(told, tmp_
     places |= {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH"}
     for service in ("scheduler", "worker"):
         assert {name for name in names if told[service].get(name) != one[name]} <= places | own
+
+
+def test_the_endpoint_can_check_the_key_of_whoever_deploys_and_cannot_use_it(told, made):
+    assert told["endpoint"]["NIGHTSHIFT_ENDPOINT_KEY_SHA256"] == digest(made.secrets["endpoint"]["key"])
+    assert told["endpoint"]["NIGHTSHIFT_ALLOW_HOSTS"] == "endpoint-1,ml.example.org"
 
 
 def test_users_are_kept_by_a_real_auth_manager_and_everyone_signs_in(told):
