@@ -12,7 +12,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nightshift.releases.errors import FormatTooNew, ReleaseCorrupt
 from nightshift.releases.store import whole_file
@@ -65,12 +65,42 @@ class Signature(_Part):
     outputs: tuple[Tensor, ...] = Field(min_length=1)
 
 
+class Column(_Part):
+    """One column of a row: a number, with the range that training saw, or one of a closed list of categories."""
+
+    name: str = Field(min_length=1)
+    kind: Literal["number", "category"]
+    categories: tuple[str, ...] = ()
+    minimum: float | None = Field(default=None, allow_inf_nan=False)
+    maximum: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Column":
+        if (self.kind == "category") != bool(self.categories) or len(set(self.categories)) != len(self.categories):
+            raise ValueError(f"column {self.name!r}: a category, and nothing else, has categories, each once")
+        return self
+
+
 class Input(_Part):
-    """How a person's input becomes the tensor: one kind of a closed list, with its data."""
+    """How a person's input becomes the tensor: one kind of a closed list, with its data.
+
+    An image is UINT8 ``[-1, *shape]`` (height, width, channels); a text is BYTES ``[-1]`` or ``[-1, 1]``, and the
+    program cuts it into words itself; a row's ``columns`` are a tensor each, of the column's name, or in their order
+    one tensor of numbers ``[-1, columns]``, in which a category is its place in the list.
+    """
 
     kind: Literal["image", "tensor", "text", "row"]
     labels: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
+    # Left out when empty: manifests of before it, and the model digests in them, stay as they are.
+    columns: tuple[Column, ...] = Field(default=(), exclude_if=lambda columns: not columns)
+
+    @field_validator("columns")
+    @classmethod
+    def _names_differ(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        if len({column.name for column in columns}) != len(columns):
+            raise ValueError("two columns of a row have one name")
+        return columns
 
 
 class Manifest(_Part):
