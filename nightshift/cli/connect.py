@@ -3,13 +3,19 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
 
 from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import Store, open_store
 from nightshift.serving.places import place
+
+RegistryOption = Annotated[
+    str | None, typer.Option(help="Another registry than the set one: s3://bucket, s3://bucket/prefix or a folder.")
+]
 
 
 @dataclass(frozen=True)
@@ -19,14 +25,17 @@ class Connection:
     endpoints: tuple[str, ...]
 
 
-def connect(identity: str = "deployer") -> Connection:
-    """Raises NightshiftError (wrong use) when nothing says where the registry is."""
+def connect(identity: str = "deployer", registry: str | None = None) -> Connection:
+    """The registry that is named, else the one that is set; a named one is reached with the keys that are set.
+
+    Raises NightshiftError (wrong use) when nothing says where the registry is.
+    """
     take_settings(identity)
-    url = os.environ.get("NIGHTSHIFT_REGISTRY")
+    url = registry or os.environ.get("NIGHTSHIFT_REGISTRY")
     if not url:
         raise NightshiftError(
             "no registry is set",
-            "run this in a checkout after `make up`, or set NIGHTSHIFT_REGISTRY to s3://bucket or a folder",
+            "run this in a checkout after `make up`, or name s3://bucket or a folder (--registry, NIGHTSHIFT_REGISTRY)",
             exit_code=2,
         )
     store = open_store(url)

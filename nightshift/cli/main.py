@@ -37,6 +37,7 @@ VERBS = {
         "releases": "The releases in the registry.",
         "show": "One release: files, figures, decision, lineage.",
         "history": "What served when, and why.",
+        "promote": "Make a release serve by name, whatever the gate said.",
         "rollback": "Make an earlier release serve again.",
     },
     "The endpoint": {

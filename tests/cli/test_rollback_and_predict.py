@@ -95,6 +95,37 @@ def test_rollback_needs_a_reason(running, model) -> None:
     assert nightshift(running, "rollback", model[0], "--reason", " ").returncode == 2
 
 
+def test_promote_forces_a_release_that_did_not_pass_and_its_verdict_stands_in_the_order(running, model) -> None:
+    name, _, second = model
+    failed = running[0].publish(3, model=name, verdict="fail")
+    done = nightshift(running, "promote", name, failed[:9], "--reason", "checked by hand", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["state"], answer["digest"]) == ("proven", failed)
+    assert (answer["order"]["what"], answer["order"]["reason"]) == ("promote", "checked by hand")
+    assert (answer["order"]["evidence"]["verdict"], answer["order"]["previous"]) == ("fail", second)
+    assert running[1].of(name)["serving"] == failed
+
+
+def test_promote_of_a_bad_release_in_a_named_registry_is_refused_with_exit_1(running, model) -> None:
+    name, _, second = model
+    bad = running[0].publish(4, model=name, off=0.01)
+    named = ["--registry", running[0].store.url]
+    done = nightshift(running, "promote", name, bad[:12], "--reason", "a try", *named, NIGHTSHIFT_REGISTRY="")
+    assert done.returncode == 1
+    assert "golden request 1" in done.stdout
+    running[1].wait_serving(second, name)
+
+
+def test_promote_needs_a_reason_and_a_known_release(running, model) -> None:
+    name, first, _ = model
+    assert nightshift(running, "promote", name, first).returncode == 2
+    assert nightshift(running, "promote", name, first, "--reason", " ").returncode == 2
+    unknown = nightshift(running, "promote", name, "abcdef", "--reason", "r")
+    assert unknown.returncode == 1
+    assert "nightshift releases" in unknown.stderr
+
+
 def test_predict_turns_pictures_of_any_size_into_labels_and_probabilities(running, model) -> None:
     name, _, second = model
     folder = running[0].folder

@@ -65,13 +65,22 @@ def make_golden(program: Path, seed: int = 7, cases: int = 2, off: float = 0.0) 
     return {"format": 1, "tolerance": 1e-4, "cases": made}
 
 
-def make_release(folder: Path, *, model: str = "toy", seed: int = 0, off: float = 0.0, card: str = "a toy") -> str:
+def make_release(
+    folder: Path,
+    *,
+    model: str = "toy",
+    seed: int = 0,
+    off: float = 0.0,
+    card: str = "a toy",
+    verdict: str = "pass",
+    lineage: dict | None = None,
+) -> str:
     """A whole release folder; returns its digest. Other seeds are other models, other cards only other releases."""
     folder.mkdir(parents=True)
     make_program(folder / manifests.PROGRAM, seed)
     golden = make_golden(folder / manifests.PROGRAM, off=off)
     (folder / manifests.GOLDEN).write_text(json.dumps(golden))
-    decision = {"verdict": "pass", "reasons": ["accuracy 0.71 is at least 0.6"]}
+    decision = {"verdict": verdict, "reasons": ["accuracy 0.71 is at least 0.6"]}
     (folder / "decision.json").write_text(json.dumps(decision))
     (folder / "model_card.md").write_text(card + "\n")
     manifest = manifests.build(
@@ -83,7 +92,7 @@ def make_release(folder: Path, *, model: str = "toy", seed: int = 0, off: float 
             "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, len(LABELS)]}],
         },
         input={"kind": "image", "labels": LABELS, "shape": SHAPE},
-        lineage={"opponent": None},
-        verdict="pass",
+        lineage=lineage or {"opponent": None},
+        verdict=verdict,
     )
     return manifests.write(folder, manifest)
