@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.releases.make import LABELS
-from tests.serving.world import Endpoint, World, free_port
+from tests.serving.world import KEY, Endpoint, World, free_port
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def nightshift(running: tuple[World, Endpoint], *arguments: str, **environment: 
     settings = {
         "NIGHTSHIFT_REGISTRY": world.store.url,
         "NIGHTSHIFT_ENDPOINTS": endpoint.url,
+        "NIGHTSHIFT_ENDPOINT_KEY": KEY,
         "HTTP_PROXY": "http://127.0.0.1:9",  # loopback never goes through a person's proxy
         "COLUMNS": "200",
         "NO_COLOR": "1",

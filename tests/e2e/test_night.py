@@ -4,8 +4,9 @@ import json
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
+
+from nightshift.stack import endpoint
 
 pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def test_the_first_night_takes_trains_proves_publishes_and_serves(project, first
     assert model["verdict"] == "pass"
     assert model["interval"][0] < model["accuracy"] < model["interval"][1]
     assert model["deploy"] == "proven"
-    status = httpx.get(f"{project.stack.endpoint_url}/status").json()
+    status = endpoint.answer(project.stack)
     assert status["models"]["mnist-mlp"]["serving"] == model["release"]
 
 

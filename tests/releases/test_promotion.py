@@ -16,7 +16,7 @@ import pytest
 from nightshift.releases.errors import ReleaseUnknown
 from nightshift.releases.ledger import Outcome, now
 from nightshift.releases.promotion import Result, promote
-from tests.serving.world import Endpoint, World, free_port, wait_for
+from tests.serving.world import KEY, Endpoint, World, free_port, wait_for
 
 
 class Case:
@@ -60,6 +60,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, E
     yield world, endpoint
     endpoint.stop()
     endpoint.client.close()
+
+
+@pytest.fixture(autouse=True)
+def _as_whoever_deploys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHIFT_ENDPOINT_KEY", KEY)
 
 
 @pytest.fixture
@@ -299,7 +304,8 @@ def tampering_proxy(
         def do_GET(self) -> None:
             asked.append(self.path)
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            answer = httpx.request(self.command, target + self.path, content=body)
+            headers = {"authorization": self.headers.get("authorization", "")}
+            answer = httpx.request(self.command, target + self.path, content=body, headers=headers)
             if path in self.path and self.path.endswith("/infer"):
                 tamper(answer)
             self.send_response(answer.status_code)

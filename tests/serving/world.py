@@ -17,7 +17,11 @@ import httpx
 from nightshift.releases.ledger import Ledger, Order, Outcome, now
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
+from nightshift.serving.keys import digest
 from tests.releases.make import make_release
+
+KEY = "nsk_of-whoever-deploys"
+ADMIN = {"Authorization": f"Bearer {KEY}"}
 
 
 def free_port() -> int:
@@ -81,7 +85,7 @@ class Endpoint:
 
     def __init__(self, registry: str, copies: Path, environment: Mapping[str, str]):
         self.registry, self.copies = registry, copies
-        self.environment = {**os.environ, **environment}
+        self.environment = {**os.environ, "NIGHTSHIFT_ENDPOINT_KEY_SHA256": digest(KEY), **environment}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=10)
@@ -109,7 +113,7 @@ class Endpoint:
                 self.process.kill()
 
     def status(self) -> dict[str, Any]:
-        return dict(self.client.get("/status").json())
+        return dict(self.client.get("/status", headers=ADMIN).json())
 
     def of(self, model: str = "toy") -> dict[str, Any]:
         try:
@@ -118,7 +122,7 @@ class Endpoint:
             return {}
 
     def refresh(self) -> None:
-        self.client.post("/refresh").raise_for_status()
+        self.client.post("/refresh", headers=ADMIN).raise_for_status()
 
     def wait_serving(self, digest: str, model: str = "toy") -> None:
         wait_for(lambda: self.of(model).get("serving") == digest)

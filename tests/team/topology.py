@@ -239,8 +239,9 @@ class Topology:
 
     def serving(self) -> dict[str, Any]:
         """What the endpoint serves, by model."""
-        found: dict[str, Any] = httpx.get(f"{self._url('endpoint')}/status", trust_env=False).json()["models"]
-        return found
+        headers = {"Authorization": f"Bearer {self.team.secrets['endpoint']['key']}"}
+        found = httpx.get(f"{self._url('endpoint')}/status", headers=headers, trust_env=False)
+        return dict(found.json()["models"])
 
     def show(self) -> None:
         """The ends of all logs, for who reads of a failure after everything is gone."""
