@@ -1,8 +1,9 @@
-"""``python -m benchmarks.orchestration``: what a night costs beside the work that it does.
+"""``python -m benchmarks.orchestration [PART …]``: what a night costs beside the work that it does.
 
 Eight trivial stages of two data sets and two models: as commands of bare Python, with bare ``dvc repro``, and as a
-night through Airflow, S3 and Git, each round after an edit that changes all eight. Then nights in which nothing
-changed. And then the real project: two models on two data sets, after their first night, with nothing new.
+night through Airflow, S3 and Git, each round after an edit that changes all eight; then nights in which nothing
+changed. Part ``four_dags`` has a DAG per data set and model, ``one_dag`` all in one, as a project gets it whose stages
+name none. And then the real project (``nothing_new``): two models on two data sets, after their first night.
 """
 
 import os
@@ -20,6 +21,7 @@ from benchmarks import measure
 from benchmarks.measure import ROOT, Cost
 from nightshift.cli.follow import Followed, follow
 from nightshift.cli.night import wait_for_dags
+from nightshift.engine.rules import DEFAULT_DAG
 from nightshift.stack import lifecycle, repository
 from nightshift.stack.processes import free_ports
 from nightshift.stack.runs import Airflow
@@ -30,14 +32,17 @@ STAGES = [(stage, key) for stage, keys in (("validate", "ab"), ("prepare", "ab")
 STAGES += [(stage, f"m{number}") for stage in ("train", "evaluate") for number in (1, 2)]
 
 
-def trivial(folder: Path) -> Path:
-    """The project of the engine's tests, with the DAGs, in a checkout; nothing ever lands in it."""
+def trivial(folder: Path, hinted: bool) -> Path:
+    """The project of the engine's tests in a checkout; its stages name their DAGs or not, and nothing ever lands."""
     root = folder / "trivial"
     measure.copy(root, "tests/", "docs/", "benchmarks/", "pipelines/", "champions/", "dvc.yaml", "params.yaml", "data.")
     project = ROOT / "tests" / "engine" / "project"
     for file in (file for file in project.rglob("*") if file.is_file() and "__pycache__" not in file.parts):
         (root / file.relative_to(project)).parent.mkdir(parents=True, exist_ok=True)
         (root / file.relative_to(project)).write_bytes(file.read_bytes())
+    if not hinted:
+        lines = (root / "dvc.yaml").read_text().splitlines(keepends=True)
+        (root / "dvc.yaml").write_text("".join(line for line in lines if not line.lstrip().startswith("meta:")))
     measure.commit(root)
     return root
 
@@ -73,7 +78,8 @@ class Night:
         """As ``nightshift night`` does, without its summary: push, trigger, follow to the end, merge."""
         before, start = self._cpu(), time.perf_counter()
         wait_for_dags(self.airflow, repository.push(self.stack.root), self.stack)
-        runs = [self.airflow.trigger(dag, {}) for dag in sorted(self.airflow.dags()) if dag.startswith("ingest_")]
+        first = [dag for dag in sorted(self.airflow.dags()) if dag.startswith("ingest_") or dag == DEFAULT_DAG]
+        runs = [self.airflow.trigger(dag, {}) for dag in first]
         followed = follow(self.airflow, runs, Console(quiet=True))
         repository.merge(self.stack.root)
         wall = time.perf_counter() - start
@@ -125,9 +131,19 @@ def _tree(pid: int) -> float:
     return total
 
 
-def changed_stages(folder: Path) -> None:
+def four_dags(folder: Path) -> None:
+    """The eight trivial stages where they name their DAGs: one per data set and per model."""
+    changed_stages(folder, hinted=True)
+
+
+def one_dag(folder: Path) -> None:
+    """The same where none names a DAG."""
+    changed_stages(folder, hinted=False)
+
+
+def changed_stages(folder: Path, hinted: bool) -> None:
     """The eight trivial stages in three ways, in turns; then without a change."""
-    root = trivial(folder)
+    root = trivial(folder, hinted)
     alone = folder / "alone"
     measure.git(folder, "clone", "--quiet", str(root), str(alone))
     dvc = measure.environment(DVC_SITE_CACHE_DIR=str(folder / "site"))
@@ -181,15 +197,20 @@ def nothing_new(folder: Path) -> None:
         lifecycle.down(root, lambda _: None)
 
 
+PARTS = {part.__name__: part for part in (four_dags, one_dag, nothing_new)}
+
+
 def main() -> None:
-    """Print all of it; about ten minutes."""
+    """Print the parts that are named, or all; about fifteen minutes."""
+    wanted = sys.argv[1:] or list(PARTS)
+    if unknown := sorted(set(wanted) - set(PARTS)):
+        sys.exit(f"unknown: {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
     for name, port in zip(("AIRFLOW", "S3", "ENDPOINT"), free_ports(3), strict=True):
         os.environ[f"NIGHTSHIFT_{name}_PORT"] = str(port)
-    print(measure.load())
-    with tempfile.TemporaryDirectory(prefix="nightshift-orchestration-") as scratch:
-        changed_stages(Path(scratch))
-        print(measure.load())
-        nothing_new(Path(scratch))
+    for part in wanted:
+        print(f"{part}: {measure.load()}")
+        with tempfile.TemporaryDirectory(prefix="nightshift-orchestration-") as scratch:
+            PARTS[part](Path(scratch))
     print(measure.load())
 
 
