@@ -11,7 +11,6 @@ from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.settings import home, setting
 from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseError
-from nightshift.releases.ledger import Ledger
 from nightshift.releases.store import open_store
 
 RECEIPT = re.compile(r"artifacts/receipts/(.+)\.json")
@@ -81,6 +80,8 @@ def _model(
         }
     if score := _score(stages, base, name):
         part["score"] = score
+    from nightshift.releases.ledger import Ledger  # a data set's run needs none of it
+
     with contextlib.suppress(ReleaseError):  # the message does not wait for the registry
         live = Ledger(open_store(setting("NIGHTSHIFT_REGISTRY"))).live(name)
         part["serves"] = f"{live.digest[:12]}, ledger entry {live.sequence}" if live else "nothing yet"

@@ -46,7 +46,7 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
     home = stack.home / "airflow"
     own = {
         "core": {
-            "executor": "LocalExecutor",
+            "executor": "prompt_executor.LocalExecutor",  # of plugins/
             "parallelism": 4,  # as many processes are forked at start
             "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
             "simple_auth_manager_users": f"{stack.airflow_user}:admin",
@@ -59,6 +59,12 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
             "secret_key": secrets["secret_key"],
         },
         "api_auth": {"jwt_secret": secrets["jwt_secret"]},
+        "scheduler": {"scheduler_idle_sleep_time": 0},  # the executor waits, and wakes when a task ends
+        "workers": {
+            # Airflow may see a task end only at its next heartbeat, and until then has no place for another one.
+            "min_heartbeat_interval": 1,
+            "max_failed_heartbeats": 15,
+        },
     }
     variables = airflow_options.variables(airflow_options.common(stack.root, stack.airflow_url), own)
     ours = stack.environment("worker") | {"NIGHTSHIFT_BRANCH": repository.branch(stack.root)}
