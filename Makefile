@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
 TORCH := 2.13.0
+GRPC_TOOLS := 1.85.1
 .DEFAULT_GOAL := help
-.PHONY: help install night up down status env up-team down-team test test-all check lock clean
+.PHONY: help install night up down status env up-team down-team test test-all check lock proto clean
 # Byte code is compiled once, at installation: without it each start is 2.5 times as dear.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
@@ -76,6 +77,14 @@ lock: ## resolve the lock file for setup.cfg as it is now (UPGRADE=1: with the n
 		--custom-compile-command "make lock" --output-file requirements.lock.tmp
 	@awk '/^[^ ]/ {keep = !/^(nvidia-|cuda-|triton==)/} keep' requirements.lock.tmp > requirements.lock
 	@rm requirements.lock.tmp
+
+# In a venv of its own: the generator pins what the lock has newer. A pool of our own: another library's copy of the
+# protocol in the same process (tritonclient's) would otherwise be refused, or refuse ours.
+proto: ## write the gRPC modules from their .proto files
+	@cd nightshift/serving && $(abspath $(BIN))/uvx --quiet --from grpcio-tools==$(GRPC_TOOLS) python-grpc-tools-protoc \
+		-I . --python_out=. inference.proto health.proto
+	@sed -i.bak 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' nightshift/serving/*_pb2.py
+	@rm nightshift/serving/*_pb2.py.bak
 
 clean: ## remove all that was made here: .nightshift, data, .venv
 	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift reset --yes; else rm -rf .nightshift data artifacts; fi
