@@ -83,6 +83,9 @@ def test_a_teams_airflow_differs_from_one_machines_only_where_it_must(told, tmp_
     places = {"AIRFLOW__CORE__DAGS_FOLDER", "AIRFLOW__CORE__PLUGINS_FOLDER", "AIRFLOW__CORE__EXECUTION_API_SERVER_URL"}
     own = {name for name in names if "SIMPLE_AUTH_MANAGER" in name or "SECRET" in name}
     own |= {"AIRFLOW__CORE__EXECUTOR", "AIRFLOW__CORE__AUTH_MANAGER", "AIRFLOW__CORE__PARALLELISM"}
+    # Its scheduler waits on its own executor; and a heartbeat a second of every task is for an api-server of few tasks.
+    own |= {f"AIRFLOW__WORKERS__{name}" for name in ("MIN_HEARTBEAT_INTERVAL", "MAX_FAILED_HEARTBEATS")}
+    own |= {"AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME"}
     own |= {"AIRFLOW__API__HOST", "AIRFLOW__API__PORT", "AIRFLOW__API__BASE_URL"}
     places |= {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH"}
     for service in ("scheduler", "worker"):
