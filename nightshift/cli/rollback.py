@@ -8,6 +8,7 @@ from nightshift.cli.connect import RegistryOption, connect
 from nightshift.cli.order import demand, order
 from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import rollback_target
+from nightshift.releases.marks import Marks, standing
 
 
 def rollback(
@@ -28,7 +29,11 @@ def rollback(
     if to:
         digest = connection.registry.resolve(model, to)
     else:
-        target = rollback_target(connection.ledger.history(model))
+        history, marks = connection.ledger.history(model), Marks(connection.registry.store).of(model)
+        there = {info.digest for info in connection.registry.list(model)}
+        ordered = {order.digest for order, _ in history}
+        gone = {digest for digest in ordered if digest not in there or standing(marks, "retire", digest)}
+        target = rollback_target(history, gone)
         if target is None:
             raise NightshiftError(
                 f"{model} has no earlier champion to go back to",

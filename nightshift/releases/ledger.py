@@ -7,26 +7,20 @@ Endpoints serve the newest order that is proven or has no outcome yet. The champ
 that dies leaves an order without outcome, never a gap: the next writer settles it after its deadline.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Field
 
-from nightshift.releases.errors import ReleaseCorrupt
-from nightshift.releases.manifest import Name, Sha256, refuse_newer
+from nightshift.releases import entries
+from nightshift.releases.entries import FORMAT
+from nightshift.releases.manifest import Name, Sha256
 from nightshift.releases.store import Store
 
-FORMAT = 1
 
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class Order(_Entry):
+class Order(entries.Entry):
     """Serve this release. ``previous`` is the digest that endpoints served or were to serve before it.
 
     ``what`` "deploy" is a night's, "promote" and "rollback" are a person's. ``away_from`` holds the model digests that
@@ -53,7 +47,7 @@ class Order(_Entry):
         return (at or now()) >= self.deadline
 
 
-class Outcome(_Entry):
+class Outcome(entries.Entry):
     """What became of an order. ``replicas`` are the endpoint URLs that proved it.
 
     ``fault`` says, of a refusal, whether the release did not hold up or no endpoint could be asked: only the first
@@ -161,13 +155,13 @@ class Ledger:
             )
             key = _order_key(model, order.sequence)
             # A put that timed out and was sent again finds its own first try: ours by the id, not by the answer.
-            if self.store.put_new(key, _dump(order)) or self._get(key, Order).id == identity:
+            if self.store.put_new(key, entries.dump(order)) or self._get(key, Order).id == identity:
                 return order
 
     def settle(self, order: Order, outcome: Outcome) -> Outcome:
         """Put the outcome beside its order; returns the one that stands, which may be another writer's."""
         key = _outcome_key(order.model, order.sequence)
-        self.store.put_new(key, _dump(outcome))
+        self.store.put_new(key, entries.dump(outcome))
         return self._get(key, Outcome)
 
     def _newest_first(self, model: str) -> Iterator[tuple[Order, Outcome | None]]:
@@ -182,14 +176,7 @@ class Ledger:
     def _get(self, key: str, kind: type[Entry]) -> Entry:
         found = self._read.get(key)
         if not isinstance(found, kind):
-            try:
-                parsed = json.loads(self.store.get(key))
-                refuse_newer(parsed, key, FORMAT)
-                found = self._read[key] = kind.model_validate(parsed)
-            except (ValidationError, ValueError) as error:
-                raise ReleaseCorrupt(
-                    f"{self.store.url}/{key} is no {kind.__name__}: {error}", "ask who wrote it"
-                ) from error
+            found = self._read[key] = entries.load(self.store.get(key), kind, f"{self.store.url}/{key}")
         return found
 
 
@@ -219,22 +206,19 @@ def barred(history: Sequence[tuple[Order, Outcome | None]], model_digest: str) -
     return None
 
 
-def rollback_target(history: Sequence[tuple[Order, Outcome | None]]) -> Order | None:
+def rollback_target(history: Sequence[tuple[Order, Outcome | None]], without: Collection[str] = ()) -> Order | None:
     """What a rollback goes back to when nobody names it: the newest champion before the model that serves now.
 
-    Models that a person rolled back from are passed over, so that a second rollback goes further back.
+    Models that a person rolled back from are passed over, so that a second rollback goes further back; so are the
+    releases (digests) of ``without``.
     """
     now_serving = next((o for o, out in reversed(history) if out is None or out.state == "proven"), None)
     for order, outcome in reversed(history):
         if outcome and outcome.state == "proven" and now_serving and order.model_digest != now_serving.model_digest:
             rolled_back = any(order.model_digest in later.away_from for later, _ in history)
-            if not rolled_back:
+            if not rolled_back and order.digest not in without:
                 return order
     return None
-
-
-def _dump(entry: BaseModel) -> bytes:
-    return (json.dumps(entry.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _order_key(model: str, sequence: int) -> str:

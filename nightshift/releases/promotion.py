@@ -14,9 +14,10 @@ from typing import Any, Literal
 import httpx
 
 from nightshift.releases import golden, proof
-from nightshift.releases.errors import ReleaseCorrupt, ReleaseUnknown
+from nightshift.releases.errors import ReleaseConflict, ReleaseCorrupt, ReleaseUnknown
 from nightshift.releases.ledger import History, Ledger, Order, Outcome, barred, live, now
 from nightshift.releases.manifest import GOLDEN, Manifest, short
+from nightshift.releases.marks import Marks, retirement
 from nightshift.releases.proof import prove, reachable, tell
 from nightshift.releases.registry import Registry
 
@@ -78,6 +79,10 @@ def promote(
     requests = golden.load(registry.read(model, digest, GOLDEN))
     patience = timedelta(seconds=deadline_s)
 
+    gone = retirement(Marks(ledger.store).of(model), model, digest)
+    if gone:  # binds people too: whoever means it takes the retirement back first
+        return Result("barred", None, gone)
+
     with proof.http_client() as client:
         _settle_left_behind(client, urls, registry, ledger, model, digest, say)
         order = None
@@ -110,6 +115,9 @@ def promote(
             return stop.result
         say(f"order {order.sequence}: {model} {short(digest)}")
         _supersede_older(ledger, order)
+        removed = _removed(registry, order)
+        if removed:
+            return Result("refused", order, ledger.settle(order, removed).reason)
         # An adopted order of a run that died may be past its deadline: it gets the time that a new one would get.
         until = order.deadline if not order.expired() else now() + patience
         outcome = ledger.settle(order, prove(client, urls, ledger, order, requests, until, say))
@@ -194,6 +202,16 @@ def _supersede_older(ledger: Ledger, order: Order) -> None:
         if outcome is None and older.sequence < order.sequence:
             reason = f"superseded by order {order.sequence}"
             ledger.settle(older, Outcome(state="superseded", reason=reason, at=now()))
+
+
+def _removed(registry: Registry, order: Order) -> Outcome | None:
+    """The refusal of an order whose release was removed while it was put; see ``collect``."""
+    try:
+        registry.wait_for_removal(order.model, order.digest)
+        registry.manifest(order.model, order.digest)
+    except (ReleaseConflict, ReleaseUnknown) as error:
+        return Outcome(state="refused", reason=error.message, fault="endpoint", at=now())
+    return None
 
 
 def _silent(client: httpx.Client, urls: Sequence[str], patience: timedelta) -> str | None:

@@ -7,21 +7,35 @@ publishing again finishes it.
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from pydantic import AwareDatetime
+
+from nightshift.releases import entries
 from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import ReleaseConflict, ReleaseCorrupt, ReleaseUnknown
 from nightshift.releases.manifest import Manifest
 from nightshift.releases.store import Store
 
 _HEX = re.compile(r"[0-9a-f]{4,64}")
+_PATIENCE = timedelta(seconds=60)  # for somebody who removes the release that we publish or order
+ABANDONED = timedelta(minutes=15)  # a removal this old has lost its process
 
 
 @dataclass(frozen=True, order=True)
 class ReleaseInfo:
     model: str
     digest: str
+
+
+class Removal(entries.Entry):
+    """The marker of a release that is being removed; see ``collect``."""
+
+    who: str
+    at: AwareDatetime
 
 
 class Registry:
@@ -39,14 +53,21 @@ class Registry:
         manifest = manifests.verify(folder)
         data = (folder / manifests.NAME).read_bytes()
         digest = manifests.digest(data)
-        for file in manifest.files:
-            key = _key(manifest.model, digest, file.path)
-            if not self.store.put_new_file(key, folder / file.path) and self._sha256(key) != file.sha256:
-                raise _conflict(self.store, key)
-        key = _key(manifest.model, digest, manifests.NAME)
-        if not self.store.put_new(key, data) and self.store.get(key) != data:
-            raise _conflict(self.store, key)
-        return digest
+        needed = {_key(manifest.model, digest, path) for path in (file.path for file in manifest.files)}
+        last = _key(manifest.model, digest, manifests.NAME)
+        while True:  # again only when somebody removed this release meanwhile
+            for file in manifest.files:
+                key = _key(manifest.model, digest, file.path)
+                if not self.store.put_new_file(key, folder / file.path) and self._sha256(key) != file.sha256:
+                    raise _conflict(self.store, key)
+            self.wait_for_removal(manifest.model, digest)
+            if not needed <= set(self.store.list(_key(manifest.model, digest, ""))):
+                continue
+            if not self.store.put_new(last, data) and self.store.get(last) != data:
+                raise _conflict(self.store, last)
+            there = set(self.store.list(_key(manifest.model, digest, "")))
+            if self.removal(manifest.model, digest) is None and needed | {last} <= there:
+                return digest
 
     def fetch(self, model: str, digest: str, into: Path) -> Path:
         """The release's folder ``<into>/<model>/<digest>``, brought there if it is not, every digest checked.
@@ -127,6 +148,53 @@ class Registry:
         """The one release of any model whose digest begins with these characters. Raises ReleaseUnknown."""
         return _one(self.store, prefix, self.list(), "any model")
 
+    def removal(self, model: str, digest: str) -> Removal | None:
+        """Who is removing this release now; None when nobody is."""
+        key = _removal_key(model, digest)
+        try:
+            return entries.load(self.store.get(key), Removal, f"{self.store.url}/{key}")
+        except KeyError:
+            return None
+
+    def wait_for_removal(self, model: str, digest: str) -> None:
+        """Return when nobody is removing this release. Raises ReleaseConflict when that takes too long."""
+        until = time.monotonic() + _PATIENCE.total_seconds()
+        while found := self.removal(model, digest):
+            if time.monotonic() > until:
+                raise ReleaseConflict(
+                    f"{found.who} is removing {manifests.short(digest)} of {model} since {found.at:%Y-%m-%d %H:%M} UTC",
+                    f"`nightshift gc` ends a removal whose process is gone, {ABANDONED.seconds // 60} minutes later",
+                )
+            time.sleep(0.5)
+
+    def begin_removal(self, model: str, digest: str, removal: Removal) -> bool:
+        """Put the marker; False when somebody else is removing this release."""
+        key, data = _removal_key(model, digest), entries.dump(removal)
+        if self.store.put_new(key, data):
+            return True
+        try:
+            held, version = self.store.read(key)
+        except KeyError:
+            return False
+        if removal.at - entries.load(held, Removal, key).at < ABANDONED:
+            return False
+        return self.store.swap(key, data, version) is not None
+
+    def remove(self, model: str, digest: str, until: datetime) -> None:
+        """Delete what the registry holds of a release, the manifest first; only between begin and end of a removal.
+
+        Raises ReleaseConflict when it is not done by ``until``: from then on others may take the removal over.
+        """
+        self.store.delete(_key(model, digest, manifests.NAME))
+        for key in self.store.list(_key(model, digest, "")):
+            if datetime.now(until.tzinfo) > until:
+                raise ReleaseConflict(f"removing {manifests.short(digest)} of {model} took too long", "run it again")
+            self.store.delete(key)
+
+    def end_removal(self, model: str, digest: str) -> None:
+        """Take the marker away."""
+        self.store.delete(_removal_key(model, digest))
+
     def _manifest_bytes(self, model: str, digest: str) -> bytes:
         try:
             return self.store.get(_key(model, digest, manifests.NAME))
@@ -170,6 +238,10 @@ def _one(store: Store, prefix: str, among: list[ReleaseInfo], whose: str) -> Rel
 
 def _key(model: str, digest: str, path: str) -> str:
     return f"releases/{model}/{digest}/{path}"
+
+
+def _removal_key(model: str, digest: str) -> str:
+    return f"removals/{model}/{digest}.json"
 
 
 def _conflict(store: Store, key: str) -> ReleaseConflict:
