@@ -39,6 +39,9 @@ VERBS = {
         "history": "What served when, and why.",
         "promote": "Make a release serve by name, whatever the gate said.",
         "rollback": "Make an earlier release serve again.",
+        "keep": "Protect a release from removal.",
+        "retire": "End a model or a release: never ordered again.",
+        "gc": "Remove the releases that nothing needs any more.",
     },
     "The endpoint": {
         "serve": "Run an endpoint that follows the ledger.",

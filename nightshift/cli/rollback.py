@@ -7,8 +7,9 @@ import typer
 from nightshift.cli.connect import RegistryOption, connect
 from nightshift.cli.order import demand, order
 from nightshift.errors import NightshiftError
+from nightshift.releases.collect import gone
 from nightshift.releases.ledger import rollback_target
-from nightshift.releases.marks import Marks, standing
+from nightshift.releases.marks import Marks
 
 
 def rollback(
@@ -30,10 +31,7 @@ def rollback(
         digest = connection.registry.resolve(model, to)
     else:
         history, marks = connection.ledger.history(model), Marks(connection.registry.store).of(model)
-        there = {info.digest for info in connection.registry.list(model)}
-        ordered = {order.digest for order, _ in history}
-        gone = {digest for digest in ordered if digest not in there or standing(marks, "retire", digest)}
-        target = rollback_target(history, gone)
+        target = rollback_target(history, gone(connection.registry, model, history, marks))
         if target is None:
             raise NightshiftError(
                 f"{model} has no earlier champion to go back to",

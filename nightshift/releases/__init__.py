@@ -7,5 +7,6 @@ registry   releases/<model>/<digest>/…
 entries    what the ledger is made of: create-only JSON, each with its checksum
 ledger     ledger/<model>/orders/<n>.json and …/outcomes/<n>.json
 marks      ledger/<model>/marks/<n>.json: what people keep and retire
+collect    removals/<model>/<digest>.json: what nobody needs any more, and its removal
 promotion  order, proof, outcome: deploy, promote and rollback are one function
 """

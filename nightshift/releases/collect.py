@@ -15,7 +15,7 @@ from typing import Any
 from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import ReleaseCorrupt, ReleaseUnknown
 from nightshift.releases.ledger import History, Ledger, live, now, rollback_target
-from nightshift.releases.marks import Mark, Marks, standing
+from nightshift.releases.marks import Mark, Marks, retired, standing
 from nightshift.releases.registry import ABANDONED, Registry, Removal
 
 _UNFINISHED = timedelta(days=1)  # no publisher takes longer over one release
@@ -57,12 +57,22 @@ def survey(
     marks = Marks(registry.store)
     for model in sorted({model for model, _ in written}):
         history, marked = ledger.history(model), marks.of(model)
+        settled = [(order, outcome) for order, outcome in history if outcome]
+        back = rollback_target(settled, gone(registry, model, history, marked))
         for digest, files in ((d, f) for (m, d), f in sorted(written.items()) if m == model):
             age = now() - max(files.values())
             whole = manifests.NAME in files
             # A publisher may be at work on what is not whole; when it is removed already, nobody is.
             young = age < (timedelta(days=days) if whole else _UNFINISHED) and (whole or not only)
-            reason = needed(history, marked, digest, young=young, orders=orders, opponent=opponents.get(model))
+            reason = needed(
+                history,
+                marked,
+                digest,
+                young=young,
+                orders=orders,
+                back=back.digest if back else None,
+                opponent=opponents.get(model),
+            )
             why = "retired" if standing(marked, "retire", digest) else f"nothing needs it since {age.days} days"
             size = _size(registry, model, digest, files)
             found.append(Found(model, digest, size, reason, why if whole else "its publishing never ended"))
@@ -76,32 +86,37 @@ def needed(
     *,
     young: bool,
     orders: int,
+    back: str | None,
     opponent: str | None,
 ) -> str | None:
     """Why a release must stay, in words; None when it may go.
 
-    Live, on its way, what a rollback goes back to, kept, or named by a champion file: always. In the newest ``orders``
-    orders (or met by them as opponent), or ``young``: unless a person retired it.
+    Live, on its way, what a rollback goes ``back`` to, kept, or named by a champion file: always. In the newest
+    ``orders`` orders (or met by them as opponent), or ``young``: unless a person retired it.
     """
-    retired = standing(marks, "retire", digest)
-    settled = [(order, outcome) for order, outcome in history if outcome]
-    champion, back = live(history), rollback_target(settled, (digest,) if retired else ())
+    champion = live(history)
     if champion and champion.digest == digest:
         return "champion"
     if any(outcome is None and order.digest == digest for order, outcome in history):
         return "ordered, without outcome yet"
-    if back and back.digest == digest:
+    if digest == back:
         return "a rollback goes back to it"
     if standing(marks, "keep", digest):
         return "kept"
     if digest == opponent:
         return "named by a champion file"
-    if retired:
+    if standing(marks, "retire", digest):
         return None
     for order, _ in history[-orders:] if orders else []:
         if digest in (order.digest, order.previous, order.evidence.get("opponent")):
             return f"order {order.sequence}"
     return "young" if young else None
+
+
+def gone(registry: Registry, model: str, history: History, marks: Sequence[Mark]) -> set[str]:
+    """The releases that were ordered and cannot serve again: removed or retired."""
+    there, ended = {info.digest for info in registry.list(model)}, retired(marks)
+    return {order.digest for order, _ in history if order.digest not in there or order.digest in ended}
 
 
 def remove(

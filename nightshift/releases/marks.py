@@ -95,6 +95,12 @@ def standing(marks: Sequence[Mark], what: What, digest: str | None) -> Mark | No
     return None if newest is None or newest.undo else newest
 
 
+def retired(marks: Sequence[Mark]) -> set[str | None]:
+    """The digests of retired releases, and None when the model itself is."""
+    found = {mark.digest for mark in marks if mark.what == "retire"}
+    return {digest for digest in found if standing(marks, "retire", digest)}
+
+
 def retirement(marks: Sequence[Mark], model: str, digest: str | None = None) -> str | None:
     """That this release, or its whole model, was retired, in words for whoever asks for it; None when it was not."""
     of_model, of_release = standing(marks, "retire", None), digest and standing(marks, "retire", digest)

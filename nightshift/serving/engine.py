@@ -5,6 +5,7 @@ import ctypes
 import time
 import weakref
 
+from nightshift.releases.manifest import short
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import RequestError
 
@@ -14,6 +15,8 @@ class Engine:
 
     def __init__(self) -> None:
         self._models: dict[str, LoadedModel] = {}
+        self.tombstones: dict[str, dict[str, str]] = {}
+        """Of each model what was retired, by digest ("" is the model itself), and the sentence for who asks."""
 
     def names(self) -> list[str]:
         return sorted(self._models)
@@ -24,8 +27,12 @@ class Engine:
         return model.digest if model else None
 
     def find(self, name: str, version: str | None) -> LoadedModel:
-        """The model that answers; ``version`` is its digest or the digest's short form. RequestError 404."""
+        """The model that answers; ``version`` is its digest or the digest's short form. RequestError 404, 410."""
         model = self._models.get(name)
+        if model is None or (version is not None and version not in (model.version, model.digest)):
+            for digest, sentence in self.tombstones.get(name, {}).items():
+                if not digest or version in (digest, short(digest)):
+                    raise RequestError(410, sentence)
         if model is None:
             known = ", ".join(self.names()) or "none yet"
             raise RequestError(404, f"there is no model {name!r} here (models: {known})")
@@ -37,6 +44,11 @@ class Engine:
         """Let this one answer from now on. The reference dies when the last request on the old one has ended."""
         old = self._models.get(new.name)
         self._models[new.name] = new
+        return weakref.ref(old) if old else None
+
+    def stop(self, name: str) -> "weakref.ref[LoadedModel] | None":
+        """Let this model answer no more; the reference is as that of ``swap``."""
+        old = self._models.pop(name, None)
         return weakref.ref(old) if old else None
 
 

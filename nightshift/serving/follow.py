@@ -13,6 +13,7 @@ from typing import Any
 from nightshift.releases.errors import ReleaseError, StoreUnavailable
 from nightshift.releases.ledger import Ledger, Order
 from nightshift.releases.manifest import short
+from nightshift.releases.marks import Marks, retired, retirement
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import whole_file
 from nightshift.serving.engine import Engine, drop
@@ -30,6 +31,7 @@ class Follower:
     def __init__(self, registry: Registry, ledger: Ledger, engine: Engine, copies: Path):
         self.registry = registry
         self.ledger = ledger
+        self.marks = Marks(registry.store)
         self.engine = engine
         self.copies = copies
         self.problem: str | None = None
@@ -65,6 +67,7 @@ class Follower:
                 "serving": self.engine.serving(name),
                 "sequence": self._sequence.get(name),
                 "refused": self._refused.get(name),
+                "retired": self.engine.tombstones.get(name, {}).get(""),
             }
             for name in sorted(self._known | set(self.engine.names()))
         }
@@ -102,6 +105,12 @@ class Follower:
             self._wake.wait(POLL_S)
 
     def _follow(self, name: str) -> None:
+        marks = self.marks.of(name)
+        ended = retired(marks)
+        self.engine.tombstones[name] = {digest or "": str(retirement(marks, name, digest)) for digest in ended}
+        if None in ended:
+            self._end(name)
+            return
         for order in self.ledger.candidates(name):
             if self.engine.serving(name) == order.digest:
                 if self._sequence.get(name) != order.sequence:
@@ -118,6 +127,17 @@ class Follower:
                 continue
             self._serve(loaded, order.sequence)
             return
+
+    def _end(self, name: str) -> None:
+        """A model that was retired answers no more."""
+        old = self.engine.stop(name)
+        if old is None:
+            return
+        log.info("%s", self.engine.tombstones[name][""])
+        self._sequence.pop(name, None)
+        self._keep_state({known: last for known, last in self._last_known().items() if known != name})
+        if not drop(old, _DRAIN_S):
+            log.warning("%s: requests still hold the retired model after %.0f s", name, _DRAIN_S)
 
     def _load(self, name: str, digest: str) -> LoadedModel:
         return load(self.registry.fetch(name, digest, self.copies), name, digest)
@@ -143,8 +163,9 @@ class Follower:
         refused = self._refused.get(name)
         if refused and refused["sequence"] < sequence:
             del self._refused[name]
-        models = self._last_known()
-        models[name] = {"digest": digest, "sequence": sequence}
+        self._keep_state({**self._last_known(), name: {"digest": digest, "sequence": sequence}})
+
+    def _keep_state(self, models: dict[str, dict[str, Any]]) -> None:
         state = {"format": 1, "registry": self.registry.store.url, "models": models}
         try:
             with whole_file(self.copies / "serving.json") as temporary:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from nightshift.releases.ledger import Outcome, now
+from nightshift.releases.marks import Marks
 from tests.serving.world import Endpoint, World, wait_for
 
 
@@ -48,6 +49,30 @@ def test_a_refused_order_gives_the_champion_back(world: World, start) -> None:
     endpoint.refresh()
     endpoint.wait_serving(first)
     assert endpoint.of()["sequence"] == 1
+
+
+def test_a_retired_model_answers_410_with_its_successor_and_answers_again_when_that_is_taken_back(
+    world: World, start
+) -> None:
+    digest, old = world.publish(0), world.publish(1)
+    world.order(digest, "proven")
+    endpoint = start()
+    endpoint.wait_serving(digest)
+    marks = Marks(world.store)
+    marks.put("toy", "retire", old, who="kim", reason="a leak")
+    endpoint.refresh()
+    wait_for(lambda: endpoint.infer(version=old[:12]).status_code == 410)
+    assert endpoint.infer().status_code == 200
+    marks.put("toy", "retire", None, who="kim", reason="replaced", successor="toy2")
+    endpoint.refresh()
+    gone = wait_for(lambda: (answer := endpoint.infer()).status_code == 410 and answer)
+    assert gone.json()["error"] == "model 'toy' was retired: replaced; ask 'toy2' instead"
+    assert endpoint.of()["retired"] == gone.json()["error"]
+    assert "toy" not in json.loads((endpoint.copies / "serving.json").read_text())["models"]
+    marks.put("toy", "retire", None, who="kim", reason="a mistake", undo=True)
+    endpoint.refresh()
+    endpoint.wait_serving(digest)
+    assert endpoint.infer().headers["nightshift-digest"] == digest
 
 
 def test_a_swap_under_load_loses_no_request_and_mixes_no_answer(world: World, start) -> None:
