@@ -1,17 +1,17 @@
 """``python -m pipelines.evaluate MODEL``: the exported program and its opponent, on the same test rows.
 
-    model.onnx ──┐                             ┌─ metrics.json
-                 ├─ datasets/<d>/test ─ score ─┼─ confusion.csv calibration.csv per_class.csv
-    champion ────┘                             └─ details/predictions.parquet scores.json
+    model.onnx ──┐                                ┌─ metrics.json
+                 ├─ test confirm publish ─ score ─┼─ confusion.csv calibration.csv per_class.csv
+    champion ────┘                                └─ details/scores.json compared.json predictions.parquet
 
 What is judged is what is served: ONNX Runtime answers, and its answers are compared with those of the weights. The
-champion is the release that ``champions/<model>.json`` names, fetched by its digest and verified.
+champion is the release that ``champions/<model>.json`` names, fetched by its digest and verified. What the confirm rows
+say stands only in ``compared.json``, where the gate looks when the test rows have passed.
 """
 
 import csv
 import hashlib
 import json
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -24,63 +24,108 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-from nightshift.releases import manifest as manifests
-from nightshift.releases.errors import ReleaseError, ReleaseUnknown
-from nightshift.releases.registry import Registry
-from nightshift.releases.store import open_store
-from pipelines.params.evaluate import Evaluate
+from nightshift.releases.errors import ReleaseError
+from pipelines.params.evaluate import Evaluate, Slices
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand, threads
+from pipelines.programs.champion import fetch
+from pipelines.programs.cost import cost
 
 BATCH = 500
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def main(model: str) -> None:
-    demand("numpy", "onnxruntime", "pyarrow", "torch")
+    demand("numpy", "onnx", "onnxruntime", "pyarrow", "torch")
     params = Evaluate.load("models", model, "evaluate")
     entry = at(read(), "models", model)
-    parts = ("module", "records", "score", "served")
-    task, records, score, served = (import_module(f"pipelines.tasks.{entry['task']}.{part}") for part in parts)
+    parts = ("module", "records", "score", "served", "perturb")
+    task, records, score, served, perturb = (import_module(f"pipelines.tasks.{entry['task']}.{part}") for part in parts)
     data, made = Path("artifacts/datasets", entry["dataset"]), Path("artifacts/models", model)
     described = json.loads((data / "dataset.json").read_text())
-    labels, test = described["labels"], records.load(data / "test")
-
-    challenger = served.answers(made / "model.onnx", test.x)
-    weights, parameters = answers_of_weights(task, entry["family"], described, made / "weights.safetensors", test.x)
-    opponent = json.loads(Path("champions", f"{model}.json").read_text())["digest"]
+    labels, splits = described["labels"], described["splits"]
+    test, confirm, publish = (records.load(data / split) for split in ("test", "confirm", "publish"))
+    pinned = json.loads(Path("champions", f"{model}.json").read_text())
+    opponent = pinned["digest"]
     folder = fetch(model, opponent, described) if opponent else None
-    champion = served.answers(folder / "model.onnx", test.x) if folder else None
+    programs = [made / "model.onnx", *([folder / "model.onnx"] if folder else [])]
 
-    readable = np.clip(np.nan_to_num(challenger), 0, 1)  # the gate fails what is not finite; its figures stay numbers
-    scores = score.score(readable, test.y, labels, params.bins)
-    champion_scores = None if champion is None else score.score(champion, test.y, labels, params.bins)
-    tables = ("per_class", "confusion", "calibration")
+    # Challenger first, champion second if there is one; the same on all rows.
+    answers = [served.answers(program, test.x) for program in programs]
+    challenger, champion = answers[0], answers[1] if folder else None
+    weights = answers_of_weights(task, entry["family"], described, made / "weights.safetensors", test.x)
+    readable = [np.clip(np.nan_to_num(found), 0, 1) for found in answers]  # the gate fails what is not finite
+    scores = [score.score(found, test.y, labels, params.bins) for found in readable]
+    right = [found.argmax(1) == test.y for found in answers]
+    confirmed = [served.answers(program, confirm.x).argmax(1) == confirm.y for program in programs]
+    published = int((served.answers(programs[0], publish.x).argmax(1) == publish.y).sum())
+    worse = {
+        name: [served.answers(program, perturb.PERTURBATIONS[name](test.x)).argmax(1) == test.y for program in programs]
+        for name in params.perturbations
+    }
+    low, high = score.wilson(published, len(publish.y))
     metrics = {
-        "rows": len(test.y),
-        "test_sha256": described["splits"]["test"]["sha256"],
-        **{name: value for name, value in scores.items() if name not in tables},
+        # On the rows that no decision reads: these may be quoted.
+        "accuracy": score.rounded(published / len(publish.y)),
+        "accuracy_low": score.rounded(low),
+        "accuracy_high": score.rounded(high),
+        "rows": len(publish.y),
+        "frozen": {**described["frozen"], "looks": pinned.get("looks", 0), "promotions": pinned.get("promotions", 0)},
+        "test": {"rows": len(test.y), "sha256": splits["test"]["sha256"], **_figures(scores[0])},
         "program": {
             **compare(challenger, weights),
             "max_difference_allowed": params.max_difference,
-            "parameters": parameters,
-            "bytes": (made / "model.onnx").stat().st_size,
+            **cost(programs[0]),
         },
+        "perturbed": {name: score.rounded(pair[0].mean()) for name, pair in worse.items()},
         "opponent": opponent,
-        "champion": champion_scores and {k: v for k, v in champion_scores.items() if k not in tables},
-        "paired": None if champion is None else score.paired(challenger.argmax(1), champion.argmax(1), test.y),
-        "same_program": bool(folder and _sha256(folder / "model.onnx") == _sha256(made / "model.onnx")),
+        "champion": {**_figures(scores[1]), **cost(programs[1])} if folder else None,
+        "paired": paired(*right) if folder else None,
+        "same_program": bool(folder and _sha256(programs[1]) == _sha256(programs[0])),
     }
+    compared = {
+        "confirm": {"rows": len(confirm.y), "sha256": splits["confirm"]["sha256"], "paired": paired(*confirmed)},
+        "slices": [{"slice": name, **paired(*(part[of] for part in right))}
+                   for name, of in slices(test.y, labels, params.slices).items()],
+        "perturbations": [{"slice": name, **paired(*pair)} for name, pair in worse.items()],
+    } if folder else None  # fmt: skip
     table = predictions(test, labels, challenger, champion)
-    write(Path("artifacts/evaluations", model), metrics, scores, champion_scores, table)
-    against = f", champion {champion_scores['accuracy']:.4f}" if champion_scores else ", no champion"
-    print(f"evaluate {model}: accuracy {scores['accuracy']:.4f} on {len(test.y)} test rows{against}", flush=True)
+    write(Path("artifacts/evaluations", model), metrics, scores, compared, table)
+    against = f", champion {scores[1]['accuracy']:.4f}" if folder else ", no champion"
+    print(f"evaluate {model}: accuracy {scores[0]['accuracy']:.4f} on {len(test.y)} test rows{against}", flush=True)
+
+
+def slices(y: Ints, labels: list[str], wanted: Slices) -> dict[str, Mask]:
+    """Which test rows each slice has.
+
+    Raises:
+        ParamsError: a group names a label that the data set has not.
+    """
+    found = {f"label {label}": y == i for i, label in enumerate(labels)} if wanted.labels else {}
+    for name, members in wanted.groups.items():
+        for label in members:
+            if label not in labels:
+                raise ParamsError(f"params.yaml: the group {name} names {label!r}, which is no label of the data set")
+        found[f"group {name}"] = np.isin(y, [labels.index(label) for label in members])
+    return found
+
+
+def paired(challenger: Mask, champion: Mask) -> dict[str, int]:
+    """Two models on the same rows, given which each has right: ``b`` only the champion, ``c`` only the challenger."""
+    return {
+        "both_right": int((challenger & champion).sum()),
+        "b": int((~challenger & champion).sum()),
+        "c": int((challenger & ~champion).sum()),
+        "both_wrong": int((~challenger & ~champion).sum()),
+    }
 
 
 def answers_of_weights(
     task: ModuleType, family: str, described: dict[str, Any], file: Path, x: np.ndarray[Any, Any]
-) -> tuple[Floats, int]:
-    """What the weights themselves answer to ``x``, float32 ``[n, classes]``, and how many parameters they have."""
+) -> Floats:
+    """What the weights themselves answer to ``x``, float32 ``[n, classes]``."""
     torch.set_num_threads(threads())
     build = import_module(f"pipelines.families.{family}").build
     classifier = task.module(build, described["shape"], described["labels"])
@@ -88,7 +133,7 @@ def answers_of_weights(
     served = task.Served(classifier).eval()
     with torch.inference_mode():
         parts = [served(torch.from_numpy(x[i : i + BATCH])).numpy() for i in range(0, len(x), BATCH)]
-    return np.concatenate(parts), sum(parameter.numel() for parameter in classifier.parameters())
+    return np.concatenate(parts)
 
 
 def compare(program: Floats, weights: Floats) -> dict[str, Any]:
@@ -100,31 +145,6 @@ def compare(program: Floats, weights: Floats) -> dict[str, Any]:
         "max_difference": float(f"{difference.max():.0e}") if np.isfinite(difference).all() else None,
         "argmax_changes": int((program.argmax(1) != weights.argmax(1)).sum()),
     }
-
-
-def fetch(model: str, digest: str, described: dict[str, Any]) -> Path:
-    """The champion's folder, every digest checked.
-
-    Raises:
-        ReleaseError: the registry does not answer, has no such release, or what it has is corrupt or of another kind.
-    """
-    home = Path(os.environ.get("NIGHTSHIFT_HOME") or ".nightshift").absolute()
-    url = os.environ.get("NIGHTSHIFT_REGISTRY") or str(home / "registry")
-    try:
-        folder = Registry(open_store(url)).fetch(model, digest, home / "releases")
-    except ReleaseUnknown:
-        raise ReleaseUnknown(
-            f"champions/{model}.json names the release {digest}, which the registry {url} does not have",
-            "point NIGHTSHIFT_REGISTRY at the registry that has it, or copy the release there; "
-            f'{{"digest": null}} in champions/{model}.json lets the absolute bounds decide',
-        ) from None
-    kind = manifests.verify(folder).input
-    if list(kind.labels) != described["labels"] or list(kind.shape) != described["shape"]:
-        raise ReleaseError(
-            f"the champion {digest} of {model} has other labels or another shape of images than today's data set",
-            f'they cannot be compared; {{"digest": null}} in champions/{model}.json lets the absolute bounds decide',
-        )
-    return folder
 
 
 def predictions(test: Any, labels: list[str], challenger: Floats, champion: Floats | None) -> pa.Table:
@@ -142,20 +162,29 @@ def predictions(test: Any, labels: list[str], challenger: Floats, champion: Floa
 
 
 def write(
-    folder: Path, metrics: dict[str, Any], scores: dict[str, Any], champion: dict[str, Any] | None, table: pa.Table
+    folder: Path,
+    metrics: dict[str, Any],
+    scores: list[dict[str, Any]],
+    compared: dict[str, Any] | None,
+    table: pa.Table,
 ) -> None:
     """The stage's outputs; the settings of Parquet are pinned so that the same rows are the same bytes."""
     details = folder / "details"
     details.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    both = {"challenger": scores, "champion": champion}
+    both = {"challenger": scores[0], "champion": scores[1] if compared else None}
     (details / "scores.json").write_text(json.dumps(both, sort_keys=True) + "\n")
+    (details / "compared.json").write_text(json.dumps(compared, sort_keys=True) + "\n")
     pq.write_table(table, details / "predictions.parquet", compression="zstd", compression_level=3, version="2.6",
                    row_group_size=50_000, use_dictionary=["label"], store_schema=False)  # fmt: skip
-    _csv(folder / "per_class.csv", scores["per_class"])
-    _csv(folder / "calibration.csv", scores["calibration"])
+    _csv(folder / "per_class.csv", scores[0]["per_class"])
+    _csv(folder / "calibration.csv", scores[0]["calibration"])
     rows = zip(table["label"].to_pylist(), table["challenger"].to_pylist(), strict=True)
     _csv(folder / "confusion.csv", [{"actual": actual, "predicted": predicted} for actual, predicted in rows])
+
+
+def _figures(scores: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if name not in ("per_class", "confusion", "calibration")}
 
 
 def _csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """``python -m pipelines.gate MODEL``: pass, fail or inconclusive, with every number that led to it.
 
-    evaluations/<m>/metrics.json --decide--> decisions/<m>/decision.json, report.html
+    evaluations/<m>/metrics.json, details/ --decide--> decisions/<m>/decision.json, report.html
 
 Every criterion has a verdict of its own; one that fails decides, else one that is inconclusive does. The stage ends
 well with any verdict: a verdict is an output.
@@ -9,23 +9,27 @@ well with any verdict: a verdict is an output.
 import json
 import sys
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from pipelines.params.gate import ChangeThreshold, Gate
 from pipelines.params.section import ParamsError
+from pipelines.statistics import criteria
+from pipelines.statistics.power import least_gain, pass_chance
 
 TEMPLATE = Path(__file__).parent / "reports" / "gate.html"
+GAINS = (0.005, 0.01, 0.015, 0.02, 0.03)  # true gains whose chance to pass the page shows
+LEVELS = (0.05, 0.01, 0.005, 0.001)  # nightly levels whose price the page shows
 
 
 def main(model: str) -> None:
     params = Gate.load("models", model, "gate")
     evaluation = Path("artifacts/evaluations", model)
     metrics = json.loads((evaluation / "metrics.json").read_text())
+    compared = json.loads((evaluation / "details" / "compared.json").read_text())
     scores = json.loads((evaluation / "details" / "scores.json").read_text())
-    decision = decide(metrics, params)
+    decision = decide(metrics, compared, params)
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     report = page.from_string(TEMPLATE.read_text()).render(
         model=model, decision=decision, metrics=metrics, challenger=scores["challenger"], champion=scores["champion"]
@@ -37,113 +41,96 @@ def main(model: str) -> None:
     print(f"gate {model}: {decision['verdict']}", *decision["reasons"], sep="\n  ", flush=True)
 
 
-def decide(metrics: dict[str, Any], params: Gate) -> dict[str, Any]:
-    """The decision on an evaluation's metrics; a pure function.
+def decide(metrics: dict[str, Any], compared: dict[str, Any] | None, params: Gate) -> dict[str, Any]:
+    """The decision on an evaluation; a pure function.
 
-    ``verdict`` is pass, fail or inconclusive; ``promotes`` is what the policy makes of it.
+    Args:
+        metrics: as in ``metrics.json``.
+        compared: as in ``compared.json``; None when there is no champion.
+
+    Returns:
+        ``verdict`` is pass, fail or inconclusive; ``promotes`` is what the policy makes of it.
     """
-    criteria = [_finite(metrics["program"]), _program(metrics["program"]), _value(metrics, params)]
-    if metrics["champion"] is not None:
-        criteria.append(_change(metrics, params.change_threshold))
-    verdicts = [criterion["verdict"] for criterion in criteria]
+    program = metrics["program"]
+    found = [
+        criteria.finite(program),
+        criteria.exported(program),
+        *criteria.value(metrics["test"], params.value_threshold),
+    ]
+    if compared:
+        found.append(criteria.change(metrics, compared["confirm"], params.change_threshold))
+        found.append(criteria.groups("slices", compared["slices"], params.slices))
+        found.append(criteria.groups("perturbations", compared["perturbations"], params.perturbations))
+        found += criteria.cost(program, metrics["champion"], params.cost)
+    verdicts = [criterion["verdict"] for criterion in found]
     verdict = next((found for found in ("fail", "inconclusive") if found in verdicts), "pass")
-    reasons = [criterion["reason"] for criterion in criteria if criterion["verdict"] == verdict]
-    if metrics["champion"] is None:
+    reasons = [criterion["reason"] for criterion in found if criterion["verdict"] == verdict]
+    if not compared:
         reasons.append("There is no champion: the absolute bounds decide alone.")
     if verdict == "inconclusive":
         then = "the champion is kept" if params.inconclusive == "keep" else "the challenger is promoted"
         reasons.append(f"The policy for inconclusive is {params.inconclusive}: {then}.")
+    frozen = _frozen(metrics["frozen"], params.fresh_rows_after)
+    if frozen["due"]:
+        reasons.append(frozen["sentence"])
     return {
         "verdict": verdict,
         "promotes": verdict == "pass" or (verdict == "inconclusive" and params.inconclusive == "promote"),
         "reasons": reasons,
-        "criteria": criteria,
+        "criteria": found,
+        "frozen": frozen,
+        "power": power(metrics, compared["confirm"]["rows"], params.change_threshold) if compared else None,
         "opponent": metrics["opponent"],
+        "test_sha256": metrics["test"]["sha256"],
         "rows": metrics["rows"],
-        "test_sha256": metrics["test_sha256"],
         "accuracy": metrics["accuracy"],
         "accuracy_low": metrics["accuracy_low"],
         "accuracy_high": metrics["accuracy_high"],
     }
 
 
-def paired_interval(b: int, c: int, n: int, level: float) -> tuple[float, float]:
-    """Bounds on accuracy(challenger) − accuracy(champion), each one-sided at ``level`` (Tango 1998, score interval).
+def power(metrics: dict[str, Any], confirm: int, threshold: ChangeThreshold) -> dict[str, Any]:
+    """What this gate can see with these rows, for two models that disagree as often as these two do."""
+    test, paired = metrics["test"]["rows"], metrics["paired"]
+    disagreement = max((paired["b"] + paired["c"]) / test, 0.01)
 
-    ``b`` rows only the champion has right, ``c`` only the challenger, of ``n``. Unlike the usual ± z·se it does not
-    shrink to nothing when two models happen to agree on a few rows.
-    """
-    z = NormalDist().inv_cdf(1 - level)
+    def chance(gain: float, level: float = threshold.level) -> float:
+        look = max(threshold.look_level, level)
+        return round(pass_chance(gain, disagreement, test, confirm, look, level, threshold.bound), 4)
 
-    def statistic(delta: float) -> float:
-        # The constrained estimate of the share of b, given that the difference is delta.
-        p, q = -b - c + (2 * n - c + b) * delta, -b * delta * (1 - delta)
-        share = (max(p * p - 8 * n * q, 0.0) ** 0.5 - p) / (4 * n)
-        variance = n * (2 * share + delta * (1 - delta))
-        distance = c - b - n * delta
-        return distance / variance**0.5 if variance > 0 else float("inf") * distance if distance else 0.0
+    def least(level: float = threshold.level) -> float:
+        look = max(threshold.look_level, level)
+        return round(least_gain(disagreement, test, confirm, look, level, threshold.bound), 4)
 
-    def bound(inside: float, outside: float, sign: int) -> float:
-        for _ in range(60):
-            middle = (inside + outside) / 2
-            inside, outside = (middle, outside) if sign * statistic(middle) <= z else (inside, middle)
-        return inside
+    return {
+        "test": test,
+        "confirm": confirm,
+        "disagreement": round(disagreement, 4),
+        "at_bound": chance(threshold.bound),
+        "gains": [{"gain": gain, "passes": chance(gain)} for gain in GAINS],
+        "least_gain": least(),
+        "strictness": [
+            {
+                "level": level,
+                "at_bound": chance(threshold.bound, level),
+                "in_30_nights": round(1 - (1 - chance(threshold.bound, level)) ** 30, 4),
+                "least_gain": least(level),
+            }
+            for level in sorted({*LEVELS, threshold.level}, reverse=True)
+        ],
+    }
 
-    estimate = (c - b) / n
-    return bound(estimate, -1.0, 1), bound(estimate, 1.0, -1)
 
-
-def _finite(program: dict[str, Any]) -> dict[str, Any]:
-    said = "All probabilities are finite." if program["finite"] else "Some probabilities are not finite numbers."
-    return _criterion("finite_outputs", "pass" if program["finite"] else "fail", said)
-
-
-def _program(program: dict[str, Any]) -> dict[str, Any]:
-    difference, allowed, changes = (program[n] for n in ("max_difference", "max_difference_allowed", "argmax_changes"))
-    agrees = difference is not None and difference <= allowed and changes == 0
+def _frozen(frozen: dict[str, Any], after: int) -> dict[str, Any]:
+    """How worn the frozen rows are, and when fresh ones are due."""
+    due = frozen["looks"] >= after
     said = (
-        f"The exported program differs from its weights by {'?' if difference is None else f'{difference:g}'} at most "
-        f"(allowed: {allowed:g}) and gives another answer on {changes} rows (allowed: 0)."
+        f"Look {frozen['looks']} at these frozen rows, {frozen['promotions']} promotions by them; fresh rows are "
+        + (f"due since look {after}: `nightshift renew`" if due else f"due at look {after}")
+        + (f"; {frozen['waiting']} fresh rows wait until there are {frozen['least']}" if frozen["waiting"] else "")
+        + "."
     )
-    verdict = "pass" if agrees else "fail"
-    return _criterion("exported_program", verdict, said, value=difference, bound=allowed, argmax_changes=changes)
-
-
-def _value(metrics: dict[str, Any], params: Gate) -> dict[str, Any]:
-    value, bound = metrics["accuracy"], params.value_threshold.accuracy
-    said = f"Accuracy {value:.2%} is {'at least' if value >= bound else 'below'} the bound of {bound:.2%}."
-    return _criterion("value_threshold", "pass" if value >= bound else "fail", said, value=value, bound=bound)
-
-
-def _change(metrics: dict[str, Any], threshold: ChangeThreshold) -> dict[str, Any]:
-    b, c, n = metrics["paired"]["b"], metrics["paired"]["c"], metrics["rows"]
-    margin, difference = threshold.margin, (c - b) / n
-    if metrics["same_program"]:  # not two samples that agree: one model
-        low = high = 0.0
-        verdict, said = "pass", "The challenger is the same program as the champion: nothing would change."
-    else:
-        low, high = paired_interval(b, c, n, threshold.level)
-        verdict = "pass" if low > -margin else "fail" if high < -margin else "inconclusive"
-        claim = {
-            "pass": "is better than" if low > 0 else f"is no worse than (within {_points(margin)} of)",
-            "fail": f"is worse, by more than {_points(margin)}, than",
-            "inconclusive": f"cannot be told from one that is {_points(margin)} worse than",
-        }[verdict]
-        said = (
-            f"The challenger {claim} the champion: {_points(difference, '+')} on the same {n} rows "
-            f"(from {_points(low, '+')} to {_points(high, '+')}, one-sided {1 - threshold.level:.1%}; "
-            f"{c} rows won, {b} lost)."
-        )
-    numbers = {"value": round(difference, 6), "low": round(low, 6), "high": round(high, 6), "b": b, "c": c}
-    return _criterion("change_threshold", verdict, said, bound=-margin, level=threshold.level, **numbers)
-
-
-def _criterion(name: str, verdict: str, reason: str, **numbers: Any) -> dict[str, Any]:
-    return {"name": name, "verdict": verdict, "reason": reason, **numbers}
-
-
-def _points(share: float, sign: str = "") -> str:
-    return f"{100 * share:{sign}.2f} points"
+    return {**frozen, "fresh_rows_after": after, "due": due, "sentence": said}
 
 
 if __name__ == "__main__":

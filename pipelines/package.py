@@ -60,7 +60,12 @@ def main(model: str) -> None:
         input=served.kind(shape, labels),
         lineage={
             "train_outputs": {str(made / name): _md5(made / name) for name in ("model.onnx", "weights.safetensors")},
-            "dataset": {"name": entry["dataset"], "days": dataset["days"], "splits": dataset["splits"]},
+            "dataset": {
+                "name": entry["dataset"],
+                "days": dataset["days"],
+                "splits": dataset["splits"],
+                "edition": dataset["frozen"]["edition"],
+            },
             "opponent": decision["opponent"],
             "params": {name: entry[name] for name in ("family", "train")},
         },
@@ -81,6 +86,7 @@ def model_card(
     """What a person should know before using the model, from the run's own figures."""
     rows = {name: split["rows"] for name, split in dataset["splits"].items()}
     days = dataset["days"]
+    perturbed = "".join(f"; accuracy under {name} {value:.2%}" for name, value in metrics["perturbed"].items())
     return f"""# {model}
 
 - **Task**: {entry["task"].replace("_", " ")}; {len(dataset["labels"])} classes: {", ".join(dataset["labels"])}.
@@ -89,16 +95,18 @@ def model_card(
 - **License of the data**: {card.licence}.
 - **Trained on**: {rows["train"]:,} rows of {len(days)} day{"s" if len(days) != 1 else ""} ({days[0]} to {days[-1]});
   {rows["val"]:,} more to watch the training.
-- **Accuracy**: {metrics["accuracy"]:.2%} on {metrics["rows"]:,} test rows, of the exported program
+- **Accuracy**: {metrics["accuracy"]:.2%} on {metrics["rows"]:,} rows that no decision reads, of the exported program
   (95 % interval {metrics["accuracy_low"]:.2%} to {metrics["accuracy_high"]:.2%}).
-- **Calibration error**: {metrics["ece"]:.4f}; log loss {metrics["log_loss"]:.4f}.
+- **On the {metrics["test"]["rows"]:,} test rows**: calibration error {metrics["test"]["ece"]:.4f}, log loss
+  {metrics["test"]["log_loss"]:.4f}{perturbed}.
+- **Cost of an answer**: {metrics["program"]["operations"]:,} multiply-adds, {metrics["program"]["bytes"]:,} bytes.
 - **Use**: {card.use}.
 
 ## Decision: {decision["verdict"]}
 
 {chr(10).join(f"- {reason}" for reason in decision["reasons"])}
 
-The same test rows judge every night, so an accuracy quoted here is a little too high for a model chosen by it.
+{decision["frozen"]["sentence"]}
 """
 
 

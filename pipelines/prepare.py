@@ -1,7 +1,7 @@
-"""Train, val and test rows of the validated snapshot: ``python -m pipelines.prepare DATASET``
+"""Rows to train on and frozen rows, of the validated snapshot: ``python -m pipelines.prepare DATASET``
 
-Reads the whole history. An image is in one place only: the day that brought it first keeps it, and one that is among
-the test rows is never trained on. The same partitions give the same bytes.
+Reads the whole history. A record is in one place only: the day that brought it first keeps it, and one that is frozen
+is never trained on while its edition of frozen rows judges. The same partitions give the same bytes.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import shutil
 import sys
 from bisect import bisect_left
 from contextlib import ExitStack
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +26,7 @@ from pipelines.params.records import Records
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "confirm", "publish")
 FILES = ("x.npy", "y.npy", "keys.txt")
 
 Place = tuple[int, int, int, str]
@@ -34,6 +35,21 @@ Place = tuple[int, int, int, str]
 
 class PrepareError(Exception):
     """The snapshot may not or cannot be prepared; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows go where, in the order of days and keys.
+
+    ``edition`` is the first day of the frozen rows that judge, "start" for those from the beginning; ``waiting`` counts
+    renewed ones that are too few yet, ``retired`` those of earlier editions that the source marked and nobody uses.
+    """
+
+    rows: dict[str, list[Place]]
+    duplicates: int
+    edition: str
+    waiting: int
+    retired: int
 
 
 def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
@@ -51,7 +67,8 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
     reader = importlib.import_module(f"pipelines.datasets.{at(read(file), 'datasets', dataset, 'reader')}")
     _demand_passed(dataset, root)
     partitions = sorted((root / "data" / dataset).glob("date=*.parquet"))
-    rows, dropped = assign(partitions, records.labels, params.val)
+    found = assign(partitions, records.labels, params)
+    rows = found.rows
     for split in SPLITS:
         if not rows[split]:
             raise PrepareError(
@@ -67,7 +84,13 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
             "labels": records.labels,
             "shape": records.shape,
             "days": [path.stem.removeprefix("date=") for path in partitions],
-            "dropped": dropped,
+            "dropped": found.duplicates,
+            "frozen": {
+                "edition": found.edition,
+                "waiting": found.waiting,
+                "retired": found.retired,
+                "least": params.frozen.least,
+            },
             "splits": {split: {"rows": len(rows[split]), "sha256": _sha256(part / split)} for split in SPLITS},
         }
         (part / "dataset.json").write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
@@ -82,11 +105,11 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
     return described
 
 
-def assign(partitions: list[Path], labels: list[str], val: float) -> tuple[dict[str, list[Place]], int]:
-    """Which rows go where, in the order of days and keys, and how many are left out because their image is there."""
+def assign(partitions: list[Path], labels: list[str], params: Prepare) -> Split:
+    """Decide each record's place by its key, its day and what the source says of it."""
     classes = {label: i for i, label in enumerate(labels)}
     place_of: dict[str, Place] = {}
-    test_keys: set[str] = set()
+    marked: set[str] = set()
     seen = 0
     for p, path in enumerate(partitions):
         columns = pq.read_table(path, columns=["key", "label", "split"]).to_pydict()
@@ -94,20 +117,46 @@ def assign(partitions: list[Path], labels: list[str], val: float) -> tuple[dict[
             if label not in classes:
                 raise PrepareError(f"{path} has the label {label!r}, and params.yaml's records.labels has not")
             seen += 1
-            as_test = split == "test" and key not in test_keys
+            as_test = params.split == "official" and split == "test" and key not in marked
             if as_test:
-                test_keys.add(key)
+                marked.add(key)
             if as_test or key not in place_of:
                 place_of[key] = (p, row, classes[label], key)
+    frozen = params.frozen
+    if frozen.share is not None:
+        marked = {key for key in place_of if _part("frozen", key) < frozen.share}
+    starts = ["start", *(renewal.from_ for renewal in frozen.renewed)]
+    editions: dict[str, list[Place]] = {start: [] for start in starts}
     rows: dict[str, list[Place]] = {split: [] for split in SPLITS}
+    open_: list[Place] = []
     for place in sorted(place_of.values()):
-        rows["test" if place[3] in test_keys else "val" if _in_val(place[3], val) else "train"].append(place)
-    return rows, seen - len(place_of)
+        if place[3] in marked:
+            editions[_edition(partitions[place[0]], starts)].append(place)
+        else:
+            open_.append(place)
+    edition = next((start for start in reversed(starts) if len(editions[start]) >= frozen.least), starts[0])
+    before = [place for start in starts[: starts.index(edition)] for place in editions[start]]
+    waiting = sum(len(editions[start]) for start in starts[starts.index(edition) + 1 :])
+    if params.split == "hash":  # they were only ever lent to the judging; what a source marks is never trained on
+        open_, before = sorted(open_ + before), []
+    for place in open_:
+        rows["val" if _part("val", place[3]) < params.val else "train"].append(place)
+    for place in editions[edition]:
+        part = _part("share", place[3])
+        share = "confirm" if part < frozen.confirm else "publish" if part < frozen.confirm + frozen.publish else "test"
+        rows[share].append(place)
+    return Split(rows, seen - len(place_of), edition, waiting, len(before))
 
 
-def _in_val(key: str, share: float) -> bool:
-    """Decided by the key alone: no later day moves a row to another split."""
-    return int(hashlib.sha256(f"val:{key}".encode()).hexdigest()[:8], 16) < share * 2**32
+def _part(purpose: str, key: str) -> float:
+    """From 0 to 1, by the key alone: no later day moves a row to another split."""
+    return int(hashlib.sha256(f"{purpose}:{key}".encode()).hexdigest()[:8], 16) / 2**32
+
+
+def _edition(partition: Path, starts: list[str]) -> str:
+    """The edition of a partition's frozen rows: the last that had begun on its day."""
+    day = partition.stem.removeprefix("date=")
+    return next((start for start in reversed(starts[1:]) if start <= day), starts[0])
 
 
 def _write(folder: Path, rows: dict[str, list[Place]], partitions: list[Path], reader: Any, records: Records) -> None:

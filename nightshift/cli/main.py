@@ -33,6 +33,9 @@ VERBS = {
     "The graph": {
         "graph": "The stages of a dvc.yaml, their edges and hints, and what cannot be run.",
     },
+    "The frozen rows": {
+        "renew": "Freeze fresh rows to judge by, from a day on.",
+    },
     "Releases and the ledger": {
         "releases": "The releases in the registry.",
         "show": "One release: files, figures, decision, lineage.",

@@ -4,6 +4,7 @@ import json as json_
 import os
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,7 +137,7 @@ def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None) -> 
         forecast.changing(found.datasets),
         rerun=found.rerun,
         find=(lambda key: forecast.complete_records(objects, key)) if work else (lambda _: []),
-        pin=meet if work else None,
+        pin=partial(meet, objects=objects) if work else None,
     )
     for one in found.stages:
         one["dag"] = dag_of(resolved["stages"][one["stage"]])

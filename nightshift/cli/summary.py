@@ -45,7 +45,7 @@ class Model:
     ran: list[str] = field(default_factory=list)
     accuracy: float | None = None
     interval: list[float] = field(default_factory=list)
-    test_rows: int = 0
+    rows: int = 0
     verdict: str = ""
     reasons: list[str] = field(default_factory=list)
     report: str = ""
@@ -163,7 +163,7 @@ def model(followed: Followed, told: Told, ledger: Ledger, pages: Path) -> Model:
         ran=_ran(followed),
         accuracy=metrics.get("accuracy"),
         interval=[metrics["accuracy_low"], metrics["accuracy_high"]] if metrics else [],
-        test_rows=metrics.get("rows", 0),
+        rows=metrics.get("rows", 0),
         verdict=decision.get("verdict", ""),
         reasons=decision.get("reasons", []),
         report=told.page(f"artifacts/decisions/{name}/report.html", pages),
@@ -210,7 +210,7 @@ def show(console: Console, summary: Summary) -> None:
         line("stages", _stages(one.ran))
         if one.accuracy is not None:
             interval = f" (95 % interval {one.interval[0]:.2%} to {one.interval[1]:.2%})" if one.interval else ""
-            line("accuracy", f"{one.accuracy:.2%}{interval} on {one.test_rows:,} test rows")
+            line("accuracy", f"{one.accuracy:.2%}{interval} on {one.rows:,} published rows")
         if one.verdict:
             line("gate", one.verdict)
         for reason in one.reasons:

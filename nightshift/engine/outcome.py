@@ -100,7 +100,7 @@ def _score(stages: Fragments, base: Mapping[str, Any], name: str) -> str:
                 found |= Objects(base["remote"], home() / "cache").read_json(hashes[path])
     score = []
     if "accuracy" in found and "rows" in found:
-        score.append(f"accuracy {found['accuracy']:.2%} on {found['rows']:,} test rows")
+        score.append(f"accuracy {found['accuracy']:.2%} on {found['rows']:,} published rows")
     if "verdict" in found:
         score.append(f"the gate says {found['verdict']}")
     return ", ".join(score)

@@ -10,9 +10,10 @@ from typing import Any
 
 from nightshift.engine.journal import Journal
 from nightshift.engine.key import md5
+from nightshift.engine.objects import Objects
 from nightshift.engine.plan import wanted
 from nightshift.engine.report import Receipt
-from nightshift.engine.settings import setting
+from nightshift.engine.settings import home, setting
 from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import Ledger, Order
 from nightshift.releases.registry import Registry
@@ -29,7 +30,7 @@ def pin(model: str, dag: str, run: str) -> Receipt:
         text = base["champions"][model]
         before = json.loads(text)
         hashes = _hashes(base, journal.fragments(), path)
-        now, why = meet(model, before, hashes)
+        now, why = meet(model, before, hashes, Objects(base["remote"], home() / "cache"))
         if now != before:
             text = json.dumps(now) + "\n"
         outcome = "done" if now != before else "unchanged"
@@ -46,16 +47,21 @@ def pin(model: str, dag: str, run: str) -> Receipt:
     return Receipt(fragment["outcome"], f"{model}: {fragment['why']}", {"champion": json.loads(fragment["text"])})
 
 
-def meet(model: str, before: dict[str, Any], hashes: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-    """``decide``, with what the ledger says now."""
+def meet(model: str, before: dict[str, Any], hashes: Mapping[str, str], objects: Objects) -> tuple[dict[str, Any], str]:
+    """``decide``, with what the ledger says now and the frozen rows that judge in this run."""
     store = open_store(setting("NIGHTSHIFT_REGISTRY"))
     live = Ledger(store).live(model)
     built_from = Registry(store).manifest(model, live.digest).lineage.get("train_outputs", {}) if live else {}
-    return decide(before, live, built_from, model, hashes)
+    return decide(before, live, built_from, model, hashes, _edition(hashes, objects))
 
 
 def decide(
-    before: dict[str, Any], live: Order | None, built_from: dict[str, str], model: str, hashes: Mapping[str, str]
+    before: dict[str, Any],
+    live: Order | None,
+    built_from: dict[str, str],
+    model: str,
+    hashes: Mapping[str, str],
+    edition: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """The champion file that this run wants, and why.
 
@@ -64,6 +70,8 @@ def decide(
         live: the newest proven order of this model.
         built_from: path to md5 of the training outputs that the live release was built from (its lineage).
         hashes: path to md5 of what evaluate reads in this run.
+        edition: which frozen rows judge. While it stays, more rows may join them and looks are counted on; None (a
+            project that names none): other test rows are fresh ones.
     """
     program = hashes.get(f"artifacts/models/{model}/model.onnx")
     tests = [
@@ -77,16 +85,25 @@ def decide(
         return before, f"the challenger is what serves ({name}): nothing to judge again"
     if before["judged"] == program and digest == before["digest"]:
         return before, f"this challenger was judged against {name} before"
-    fresh = before["test"] != test
+    fresh = before["test"] != test if edition is None else before.get("edition") != edition
     promoted = live is not None and live.digest != before["digest"] and live.what != "rollback"
     return {
         **before,
         "digest": digest,
         "test": test,
+        **({"edition": edition} if edition is not None else {}),
         "looks": (0 if fresh else before["looks"]) + 1,
         "promotions": 0 if fresh else before["promotions"] + promoted,
         "judged": program,
     }, f"the challenger meets {name}"
+
+
+def _edition(hashes: Mapping[str, str], objects: Objects) -> str | None:
+    """What ``dataset.json`` says of the frozen rows; None where there is no such file, or it says nothing."""
+    described = next((digest for path, digest in hashes.items() if path.endswith("/dataset.json") and digest), None)
+    frozen = objects.read_json(described).get("frozen", {}) if described else {}
+    edition: str | None = frozen.get("edition")
+    return edition
 
 
 def _hashes(base: dict[str, Any], fragments: dict[str, dict[str, dict[str, Any]]], path: str) -> dict[str, str]:

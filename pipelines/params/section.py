@@ -73,6 +73,8 @@ def _sentence(cls: type[BaseModel], where: str, error: Any) -> str:
         return f"{key} is unknown{nearest(str(error['loc'][-1]), _fields_at(cls, error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{key} is missing"
+    if error["type"] == "value_error":  # of a validator of ours, which names the keys itself
+        return f"{key}: {error['ctx']['error']}"
     return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

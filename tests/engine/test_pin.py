@@ -65,6 +65,14 @@ def test_other_test_rows_start_the_counts_again() -> None:
     assert (after["test"], after["looks"], after["promotions"]) == ("t2", 1, 0)
 
 
+def test_rows_that_join_the_frozen_ones_do_not_start_the_counts_again_and_fresh_ones_do() -> None:
+    before = {"digest": FIRST, "test": "t1", "edition": "start", "looks": 7, "promotions": 3, "judged": "p2"}
+    more, _ = decide(before, live(FIRST), built("p1"), "m", hashes("p3", "t2"), "start")
+    assert (more["test"], more["looks"], more["promotions"]) == ("t2", 8, 3)
+    fresh, _ = decide(more, live(FIRST), built("p1"), "m", hashes("p4", "t3"), "2026-02-01")
+    assert (fresh["edition"], fresh["looks"], fresh["promotions"]) == ("2026-02-01", 1, 0)
+
+
 def test_fields_of_a_newer_version_are_kept() -> None:
     assert decide(NEW | {"more": 1}, None, {}, "m", hashes("p1"))[0]["more"] == 1
 

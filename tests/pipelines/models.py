@@ -40,14 +40,20 @@ def checkout(root: Path, *, labels: Sequence[str] = LABELS, **train: Any) -> Pat
     shutil.copytree(ROOT / "pipelines", root / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["models"][MODEL]["train"].update({"epochs": 8, "batch_size": 16} | train)
+    params["models"][MODEL]["evaluate"]["slices"]["groups"] = {}  # they name CIFAR-10's labels
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     data = root / "artifacts" / "datasets" / "cifar10"
     splits = {
         "train": rows(data / "train", 100, 1),
         "val": rows(data / "val", 30, 2),
         "test": rows(data / "test", 60, 3),
+        "confirm": rows(data / "confirm", 50, 4),
+        "publish": rows(data / "publish", 40, 5),
     }
-    described = {"labels": list(labels), "shape": SHAPE, "days": ["2026-01-01", "2026-01-02"], "splits": splits}
+    frozen = {"edition": "start", "waiting": 0, "retired": 0, "least": 1000}
+    described = {
+        "labels": list(labels), "shape": SHAPE, "days": ["2026-01-01", "2026-01-02"], "frozen": frozen, "splits": splits
+    }  # fmt: skip
     (data / "dataset.json").write_text(json.dumps(described))
     champion(root, None)
     return root

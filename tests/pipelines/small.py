@@ -80,7 +80,11 @@ def checkout(root: Path, landing: str, **validate: Any) -> Path:
             "freshness_days": None,
             "records": {"shape": SHAPE, "labels": LABELS},
             "validate": demands | validate,
-            "prepare": {"split": "official", "val": 0.2},
+            "prepare": {
+                "split": "official",
+                "val": 0.2,
+                "frozen": {"confirm": 0.4, "publish": 0.2, "least": 10, "renewed": []},
+            },
         }
     }
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

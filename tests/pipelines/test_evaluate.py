@@ -15,7 +15,7 @@ from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import ReleaseCorrupt, ReleaseError, ReleaseUnknown
 from pipelines import evaluate, gate, package, publish
 from pipelines.params.section import ParamsError
-from pipelines.tasks.image_classification.score import paired, score, wilson
+from pipelines.tasks.image_classification.score import score, wilson
 from tests.pipelines.models import LABELS, MODEL, champion, checkout, make_model
 
 # --- figures
@@ -53,8 +53,7 @@ def test_the_interval_of_a_share_is_wilsons(correct: int, n: int, interval: tupl
 
 
 def test_rows_are_counted_in_pairs() -> None:
-    y = np.array([0, 0, 0, 0, 1])
-    found = paired(np.array([0, 1, 0, 1, 1]), np.array([0, 0, 1, 1, 1]), y)
+    found = evaluate.paired(np.array([1, 0, 1, 0, 1], bool), np.array([1, 1, 0, 0, 1], bool))
     assert found == {"both_right": 2, "b": 1, "c": 1, "both_wrong": 1}
 
 
@@ -102,7 +101,7 @@ def served(root: Path, made: Path, seed: int) -> str:
 def test_the_first_model_has_no_opponent(root: Path) -> None:
     found = judged(root)
     assert (found["opponent"], found["champion"], found["paired"], found["same_program"]) == (None, None, None, False)
-    assert found["rows"] == 60
+    assert (found["test"]["rows"], found["rows"]) == (60, 40)
     assert found["program"]["argmax_changes"] == 0
     assert found["program"]["max_difference"] < 1e-5
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
@@ -113,9 +112,9 @@ def test_challenger_and_champion_meet_on_the_same_rows(root: Path, made: Path) -
     found = judged(root)
     assert found["opponent"] == digest
     assert sum(found["paired"].values()) == 60
-    assert found["champion"]["accuracy"] != found["accuracy"]
+    assert found["champion"]["accuracy"] != found["test"]["accuracy"]
     difference = (found["paired"]["c"] - found["paired"]["b"]) / 60
-    assert difference == pytest.approx(found["accuracy"] - found["champion"]["accuracy"], abs=2e-6)
+    assert difference == pytest.approx(found["test"]["accuracy"] - found["champion"]["accuracy"], abs=2e-6)
 
     table = pq.read_table(root / f"artifacts/evaluations/{MODEL}/details/predictions.parquet")
     assert table.column_names == ["key", "label", "challenger", "champion", "probabilities"]

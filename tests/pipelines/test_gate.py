@@ -6,130 +6,189 @@ import numpy as np
 import pytest
 from jinja2 import Environment, StrictUndefined
 
-from pipelines.gate import TEMPLATE, decide, paired_interval
+from pipelines.gate import TEMPLATE, decide
 from pipelines.params.gate import Gate
 from pipelines.params.section import ParamsError
+from pipelines.statistics.criteria import groups
 from pipelines.tasks.image_classification.score import score
 
 
 def params(**changes: Any) -> Gate:
+    groups = {"margin": 0.03, "level": 0.05, "min_rows": 200}
     values = {
-        "value_threshold": {"accuracy": 0.6},
-        "change_threshold": {"margin": 0.005, "level": 0.05},
+        "value_threshold": {"accuracy": 0.6, "ece": 0.2},
+        "change_threshold": {"bound": 0.0, "look_level": 0.15, "level": 0.005},
+        "slices": groups,
+        "perturbations": groups,
+        "cost": {"operations": 4.0, "bytes": None},
+        "fresh_rows_after": 30,
         "inconclusive": "keep",
     }
     return Gate.check(values | changes, "gate")
 
 
-def metrics(b: int | None = None, c: int = 0, **changes: Any) -> dict[str, Any]:
-    """An evaluation on 10,000 rows; with ``b`` and ``c`` there is a champion."""
+NO_WORSE = {"change_threshold": {"bound": -0.005, "look_level": 0.15, "level": 0.05}}
+ROWS = 5_000
+
+
+def counts(b: int, c: int, rows: int) -> dict[str, int]:
+    return {"both_right": rows - b - c, "b": b, "c": c, "both_wrong": 0}
+
+
+def evaluation(
+    test: tuple[int, int] | None = None, confirm: tuple[int, int] = (0, 0), **changes: Any
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """On 5,000 test and 5,000 confirm rows, ``b`` and ``c`` each; without ``test`` there is no champion."""
     program = {"finite": True, "max_difference": 1e-6, "max_difference_allowed": 1e-4, "argmax_changes": 0}
+    program |= {"operations": 1000, "parameters": 10, "bytes": 100}
     program |= {name: changes.pop(name) for name in list(changes) if name in program}
-    return {
-        "rows": 10_000,
-        "test_sha256": "ab" * 32,
-        "accuracy": 0.7,
+    on_test = {"rows": ROWS, "sha256": "ab" * 32, "accuracy": 0.7, "ece": 0.05}
+    on_test |= {name: changes.pop(name) for name in list(changes) if name in on_test}
+    parts = {name: changes.pop(name, []) for name in ("slices", "perturbations")}
+    metrics = {
+        "rows": 2_000,
+        "perturbed": {"noise": 0.6},
+        "accuracy": 0.71,
         "accuracy_low": 0.69,
-        "accuracy_high": 0.71,
-        "program": {**program, "parameters": 1, "bytes": 1},
-        "opponent": None if b is None else "cd" * 32,
-        "champion": None if b is None else {"accuracy": 0.7},
-        "paired": None if b is None else {"b": b, "c": c},
+        "accuracy_high": 0.73,
+        "frozen": {"edition": "start", "looks": 3, "promotions": 1, "waiting": 0, "least": 1000},
+        "test": on_test,
+        "program": program,
+        "opponent": test and "cd" * 32,
+        "champion": test and {"accuracy": 0.7, "operations": 1000, "parameters": 10, "bytes": 100},
+        "paired": test and counts(*test, on_test["rows"]),
         "same_program": False,
     } | changes
+    compared = test and {"confirm": {"rows": ROWS, "paired": counts(*confirm, ROWS)}, **parts}
+    return metrics, compared or None
+
+
+def judged(
+    test: tuple[int, int] | None = None, confirm: tuple[int, int] = (0, 0), how: Gate | None = None, **changes: Any
+) -> dict[str, Any]:
+    return decide(*evaluation(test, confirm, **changes), how or params())
+
+
+def criterion(decision: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(found for found in decision["criteria"] if found["name"] == name)
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "verdict", "reason"),
+    ("decision", "verdict", "reason"),
     [
-        (metrics(), "pass", "There is no champion: the absolute bounds decide alone."),
-        (metrics(accuracy=0.6), "pass", "at least the bound of 60.00%"),
-        (metrics(accuracy=0.5999), "fail", "Accuracy 59.99% is below the bound of 60.00%."),
-        (metrics(finite=False, max_difference=None), "fail", "Some probabilities are not finite numbers."),
-        (metrics(max_difference=2e-4), "fail", "differs from its weights by 0.0002 at most (allowed: 0.0001)"),
-        (metrics(argmax_changes=1), "fail", "gives another answer on 1 rows"),
-        (metrics(b=800, c=1000), "pass", "is better than the champion: +2.00 points"),
-        (metrics(b=300, c=300), "pass", "is no worse than (within 0.50 points of) the champion"),
-        (metrics(b=900, c=900), "inconclusive", "cannot be told from one that is 0.50 points worse"),
-        (metrics(b=1000, c=800), "fail", "is worse, by more than 0.50 points, than the champion: -2.00 points"),
-        (metrics(b=0, c=0, same_program=True), "pass", "the same program as the champion: nothing would change"),
-        (metrics(b=800, c=1000, accuracy=0.5), "fail", "below the bound"),
-        (metrics(b=900, c=900, finite=False), "fail", "not finite"),
-        (metrics(b=0, c=0, rows=40), "inconclusive", "on the same 40 rows"),
+        (judged(), "pass", "There is no champion: the absolute bounds decide alone."),
+        (judged(accuracy=0.6), "pass", "There is no champion"),
+        (judged(accuracy=0.5999), "fail", "Accuracy 59.99% is below the bound of 60.00%."),
+        (judged(ece=0.21), "fail", "Calibration error 0.2100 is above the bound of 0.2."),
+        (judged(finite=False, max_difference=None), "fail", "Some probabilities are not finite numbers."),
+        (judged(max_difference=2e-4), "fail", "differs from its weights by 0.0002 at most (allowed: 0.0001)"),
+        (judged(argmax_changes=1), "fail", "gives another answer on 1 rows"),
+        (judged((400, 500), (400, 500)), "pass", "is better than the champion: +2.00 points on the same 10000 rows"),
+        (judged((400, 500), (450, 450)), "inconclusive", "cannot be told from one that is no better"),
+        (judged((400, 500), (600, 300)), "fail", "is worse than the champion: -2.00 points on the same 10000 rows"),
+        (judged((450, 450), (300, 600)), "inconclusive", "on the same 5000 rows of test (from"),
+        (judged((550, 350), (300, 600)), "fail", "is worse than the champion: -4.00 points on the same 5000 rows"),
+        (judged((0, 0), same_program=True), "pass", "the same program as the champion: nothing would change"),
+        (judged((400, 500), (400, 500), accuracy=0.5), "fail", "below the bound"),
+        (judged((450, 450), finite=False), "fail", "not finite"),
+        (judged((150, 150), (150, 150), params(**NO_WORSE)), "pass", "is no worse than (within 0.50 points of)"),
+        (judged((450, 450), (450, 450), params(**NO_WORSE)), "inconclusive", "told from one that is 0.50 points worse"),
+        (judged((550, 350), how=params(**NO_WORSE)), "fail", "is worse, by more than 0.50 points, than the champion"),
+        (judged((400, 500), (400, 500), operations=50_000), "fail", "50,000 operations, 50.00 times the champion's"),
+        (judged((400, 500), (400, 500), bytes=50_000), "pass", "is better than"),
     ],
 )
-def test_the_table_of_verdicts(evaluation: dict[str, Any], verdict: str, reason: str) -> None:
-    decision = decide(evaluation, params())
+def test_the_table_of_verdicts(decision: dict[str, Any], verdict: str, reason: str) -> None:
     assert decision["verdict"] == verdict
     assert any(reason in said for said in decision["reasons"]), decision["reasons"]
     assert decision["promotes"] == (verdict == "pass")
     assert decision["test_sha256"] == "ab" * 32
 
 
+def test_the_confirm_rows_are_looked_at_only_after_the_test_rows_passed() -> None:
+    not_looked = criterion(judged((450, 450), (0, 900)), "change_threshold")
+    assert [look["split"] for look in not_looked["looks"]] == ["test"]
+    looked = criterion(judged((400, 500), (0, 900)), "change_threshold")
+    assert [(look["split"], look["rows"]) for look in looked["looks"]] == [("test", 5000), ("test and confirm", 10_000)]
+
+
 def test_the_policy_says_what_an_inconclusive_verdict_leads_to() -> None:
-    unclear = metrics(b=900, c=900)
-    kept, promoted = decide(unclear, params()), decide(unclear, params(inconclusive="promote"))
+    promote = params(inconclusive="promote")
+    kept, promoted = judged((450, 450)), judged((450, 450), how=promote)
     assert (kept["verdict"], kept["promotes"]) == ("inconclusive", False)
     assert (promoted["verdict"], promoted["promotes"]) == ("inconclusive", True)
-    assert not decide(metrics(b=1000, c=800), params(inconclusive="promote"))["promotes"]
+    assert not judged((550, 350), how=promote)["promotes"]
 
 
 def test_every_number_that_led_to_it_is_in_the_decision() -> None:
-    found = {criterion["name"]: criterion for criterion in decide(metrics(b=800, c=1000), params())["criteria"]}
-    assert list(found) == ["finite_outputs", "exported_program", "value_threshold", "change_threshold"]
-    change = found["change_threshold"]
-    assert (change["b"], change["c"], change["value"], change["bound"], change["level"]) == (
-        800,
-        1000,
-        0.02,
-        -0.005,
-        0.05,
-    )
-    assert change["low"] < 0.02 < change["high"]
+    decision = judged((400, 500), (380, 520))
+    assert [found["name"] for found in decision["criteria"]] == [
+        "finite_outputs", "exported_program", "value_threshold", "calibration", "change_threshold", "slices",
+        "perturbations", "cost_operations",
+    ]  # fmt: skip
+    test, both = criterion(decision, "change_threshold")["looks"]
+    assert (test["b"], test["c"], test["value"], test["level"]) == (400, 500, 0.02, 0.15)
+    assert (both["b"], both["c"], both["value"], both["level"]) == (780, 1020, 0.024, 0.005)
+    assert 0 < both["low"] < 0.024 < both["high"]
 
 
-@pytest.mark.parametrize(
-    ("b", "c", "n", "low", "high"),
-    [
-        # Fagerland, Lydersen and Laake 2014, table of 21 children: Tango's 95 % interval of 1/21 - 7/21
-        (7, 1, 21, -0.517, -0.026),
-        # b = c = 0: the bounds are those of Wilson's interval of 0 in n (Tango 1998)
-        (0, 0, 40, -0.0876, 0.0876),
-    ],
-)
-def test_the_paired_interval_is_the_published_one(b: int, c: int, n: int, low: float, high: float) -> None:
-    assert paired_interval(b, c, n, 0.025) == pytest.approx((low, high), abs=6e-4)
+def test_a_model_that_wins_overall_and_loses_a_slice_fails_and_the_slice_is_named() -> None:
+    parts = [{"slice": f"label {i}", **counts(20, 60, 500)} for i in range(9)]
+    parts += [{"slice": "label cat", **counts(150, 10, 500)}, {"slice": "group few", **counts(90, 0, 100)}]
+    decision = judged((400, 500), (400, 500), slices=parts)
+    assert decision["verdict"] == "fail"
+    (reason,) = decision["reasons"]
+    assert "worse, by more than 3.00 points, on slices: label cat: -28.00 points on 500 rows" in reason
+    assert "Not judged, with fewer than 200 rows: group few." in reason
+    assert [part["slice"] for part in criterion(decision, "slices")["parts"] if part["worse"]] == ["label cat"]
 
 
-def test_the_paired_interval_of_many_rows_is_the_textbook_one() -> None:
-    b, c, n = 800, 1000, 10_000
-    half = 1.6449 * (b + c - (c - b) ** 2 / n) ** 0.5 / n
-    assert paired_interval(b, c, n, 0.05) == pytest.approx((0.02 - half, 0.02 + half), abs=2e-4)
+def test_a_slice_that_is_only_too_small_to_tell_does_not_stop_a_better_model() -> None:
+    parts = [{"slice": f"label {i}", **counts(22, 20, 250)} for i in range(10)]
+    assert judged((400, 500), (400, 500), slices=parts)["verdict"] == "pass"
 
 
-def test_swapping_the_models_mirrors_the_interval() -> None:
-    low, high = paired_interval(30, 50, 400, 0.05)
-    assert paired_interval(50, 30, 400, 0.05) == pytest.approx((-high, -low))
-
-
-@pytest.mark.parametrize(("rows", "disagreement"), [(10_000, 0.18), (1_000, 0.10), (300, 0.06)])
-def test_a_model_worse_by_the_margin_passes_no_oftener_than_the_level(rows: int, disagreement: float) -> None:
-    how = params(change_threshold={"margin": 0.02, "level": 0.05})
+def test_equal_models_lose_none_of_ten_slices_but_at_the_level() -> None:
     rng = np.random.default_rng(0)
-    b, c = disagreement / 2 + 0.01, disagreement / 2 - 0.01  # truly 2 points worse
-    nights = rng.multinomial(rows, [b, c, 1 - b - c], 1500)
-    passed = np.mean([decide(metrics(int(b), int(c), rows=rows), how)["verdict"] == "pass" for b, c, _ in nights])
-    assert 0.02 < passed < 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
+    nights = rng.multinomial(500, [0.12, 0.09, 0.79], (600, 10))  # truly worse by exactly the margin on each
+    failed = [
+        groups("slices", [{"slice": "x", **counts(int(b), int(c), 500)} for b, c, _ in night], params().slices)
+        for night in nights
+    ]
+    assert np.mean([found["verdict"] == "fail" for found in failed]) < 0.05 + 3 * (0.05 * 0.95 / 600) ** 0.5
 
 
-def test_a_truly_better_model_passes() -> None:
-    nights = np.random.default_rng(0).multinomial(10_000, [0.08, 0.10, 0.82], 300)
-    assert np.mean([decide(metrics(int(b), int(c)), params())["verdict"] == "pass" for b, c, _ in nights]) > 0.99
+def test_a_model_that_falls_apart_under_noise_fails() -> None:
+    parts = [{"slice": "noise", **counts(900, 300, 5000)}, {"slice": "blur", **counts(300, 300, 5000)}]
+    decision = judged((400, 500), (400, 500), perturbations=parts)
+    assert decision["reasons"] == [
+        "The challenger is worse, by more than 3.00 points, on perturbations: noise: -12.00 points on 5000 rows."
+    ]
+
+
+def test_worn_rows_are_named_and_when_fresh_ones_are_due() -> None:
+    worn = {"edition": "start", "looks": 30, "promotions": 2, "waiting": 120, "least": 1000}
+    decision = judged((400, 500), (400, 500), frozen=worn)
+    assert decision["reasons"][-1] == (
+        "Look 30 at these frozen rows, 2 promotions by them; fresh rows are due since look 30: `nightshift renew`; "
+        "120 fresh rows wait until there are 1000."
+    )
+    assert "due at look 30" in judged()["frozen"]["sentence"]
+
+
+def test_the_decision_says_what_this_gate_can_see_and_what_strictness_costs() -> None:
+    power = judged((450, 450))["power"]
+    assert (power["test"], power["confirm"], power["disagreement"]) == (5000, 5000, 0.18)
+    assert power["at_bound"] <= 0.005
+    assert {row["gain"]: row["passes"] for row in power["gains"]}[0.015] >= 0.8
+    levels = [(row["level"], row["least_gain"]) for row in power["strictness"]]
+    assert levels == sorted(levels, key=lambda row: row[1]), "stricter finds only greater gains"
+    assert judged()["power"] is None
 
 
 def test_a_misspelt_threshold_is_answered_with_the_right_one() -> None:
-    with pytest.raises(ParamsError, match=r"gate\.change_threshold\.marjin is unknown; did you mean margin\?"):
-        params(change_threshold={"marjin": 0.1, "margin": 0.1, "level": 0.05})
+    with pytest.raises(ParamsError, match=r"gate\.change_threshold\.bond is unknown; did you mean bound\?"):
+        params(change_threshold={"bond": 0.0, "bound": 0.0, "look_level": 0.1, "level": 0.05})
     with pytest.raises(ParamsError, match=r"gate\.inconclusive is 'wait'"):
         params(inconclusive="wait")
 
@@ -138,13 +197,13 @@ def test_the_report_escapes_what_it_shows_and_runs_nothing() -> None:
     labels = ["<script>alert(1)</script>", "b&b"]
     y = np.array([0, 1, 1, 0])
     scores = score(np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]]), y, labels, 5)
-    evaluation = metrics(b=900, c=900)
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text())
-    for champion in (None, scores):
+    parts = [{"slice": labels[0], **counts(20, 20, 500)}]
+    for champion, found in ((None, evaluation()), (scores, evaluation((400, 500), (400, 500), slices=parts))):
         text = page.render(
             model="<b>m</b>",
-            decision=decide(evaluation, params()),
-            metrics=evaluation,
+            decision=decide(*found, params()),
+            metrics=found[0],
             challenger=scores,
             champion=champion,
         )

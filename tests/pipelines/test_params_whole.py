@@ -39,7 +39,15 @@ def test_the_shipped_file_is_right(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ("reader: images", "reader: image", "there is no pipelines/datasets/image.py; did you mean images?"),
         ("reader: images", "reader: ../x", "there is no pipelines/datasets/../x.py"),
         ("val: 0.1", "val: 2", "datasets.cifar10.prepare.val is 2"),
-        ("split: official", "split: hash", "datasets.cifar10.prepare.split is 'hash'"),
+        ("split: official", "split: random", "datasets.cifar10.prepare.split is 'random'"),
+        ("split: official", "split: hash", "datasets.cifar10.prepare: split: hash needs frozen.share"),
+        ("confirm: 0.4", "confirm: 0.9", "datasets.cifar10.prepare.frozen: confirm and publish together leave nothing"),
+        (
+            "renewed: []",
+            "renewed: [{from: 2026-02-01, reason: x}]",
+            "datasets.cifar10.prepare.frozen.renewed.0.from is",
+        ),
+        ("look_level: 0.15", "look_level: 0.001", "change_threshold: look_level is stricter than level"),
         ("    shape: [32, 32, 3]", "    shape: [32, 32]", "datasets.cifar10.records.shape is [32, 32]"),
         ("freshness_days: null", 'freshness_days: "3"', "datasets.cifar10.freshness_days is '3'"),
         (

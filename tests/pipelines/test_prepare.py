@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from pipelines.ingest import ingest
 from pipelines.prepare import PrepareError, main, prepare
@@ -44,6 +45,9 @@ def rows(root: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return np.load(folder / "x.npy"), np.load(folder / "y.npy"), (folder / "keys.txt").read_text().split()
 
 
+FROZEN = ("test", "confirm", "publish")
+
+
 def key(number: int) -> str:
     return hashlib.sha256(b"8x8x3:" + pixels(number).tobytes()).hexdigest()
 
@@ -53,14 +57,14 @@ def test_each_row_has_its_image_label_and_key(tmp_path: Path, landing: Path) -> 
     land_day(landing, "2026-01-02", 100, tests=0)
     described = prepared(root := checkout(tmp_path / "checkout", str(landing)))
     number = {key(n): n for n in range(200)}
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", *FROZEN):
         x, y, keys = rows(root, split)
         assert (x.dtype, y.dtype, x.shape[1:]) == (np.uint8, np.int64, (8, 8, 3))
         assert len(x) == len(y) == len(keys) == described["splits"][split]["rows"]
         for image, label, k in zip(x, y, keys, strict=True):
             assert np.array_equal(image, pixels(number[k]))
             assert LABELS[label] == LABELS[number[k] % 2]
-    assert {number[k] for k in rows(root, "test")[2]} == set(range(40, 60))
+    assert sorted(number[k] for split in FROZEN for k in rows(root, split)[2]) == list(range(40, 60))
     assert described["labels"] == LABELS
     assert described["shape"] == [8, 8, 3]
     assert described["days"] == ["2026-01-01", "2026-01-02"]
@@ -84,7 +88,7 @@ def test_a_new_day_moves_no_row_to_another_split_and_leaves_test_as_it_was(tmp_p
     train, val = rows(root, "train")[2], rows(root, "val")[2]
     land_day(landing, "2026-01-02", 100, tests=0)
     after = prepared(root)
-    assert after["splits"]["test"] == before["splits"]["test"]
+    assert [after["splits"][split] for split in FROZEN] == [before["splits"][split] for split in FROZEN]
     assert rows(root, "train")[2][: len(train)] == train
     assert rows(root, "val")[2][: len(val)] == val
 
@@ -97,7 +101,8 @@ def test_an_image_is_in_one_place_and_never_trained_on_when_it_is_a_test_row(tmp
     files = {"a.parquet": parquet(repeated), "b.parquet": parquet(later_test), "c.parquet": parquet(other_label)}
     land(landing, "2026-01-02", files)
     described = prepared(root := checkout(tmp_path / "checkout", str(landing)))
-    test, others = set(rows(root, "test")[2]), [*rows(root, "train")[2], *rows(root, "val")[2]]
+    test = {key for split in FROZEN for key in rows(root, split)[2]}
+    others = [*rows(root, "train")[2], *rows(root, "val")[2]]
     assert len(others) == len(set(others))
     assert test.isdisjoint(others)
     assert {key(45), key(5), key(200)} <= test
@@ -121,7 +126,7 @@ def test_twice_in_two_folders_gives_the_same_bytes(tmp_path: Path, landing: Path
         assert "rows from 2 day(s)" in done.stdout
         found.append(digests(root / "artifacts/datasets"))
     assert found[0] == found[1]
-    assert len(found[0]) == 10
+    assert len(found[0]) == 16
 
 
 def test_a_refused_snapshot_is_not_prepared_and_what_was_there_stays(
@@ -186,3 +191,75 @@ def test_a_full_disk_is_said_and_leaves_the_rows_of_before(tmp_path: Path, landi
     assert "artifacts/datasets/small cannot be written (File too large): free some space" in done.stderr
     assert "Traceback" not in done.stderr
     assert digests(root / "artifacts/datasets") == before
+
+
+def frozen_rows(root: Path) -> set[str]:
+    return {k for split in FROZEN for k in rows(root, split)[2]}
+
+
+def set_prepare(root: Path, split: str, **frozen: Any) -> None:
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    prepare_ = params["datasets"]["small"]["prepare"]
+    prepare_["split"] = split
+    prepare_["frozen"] |= frozen
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_a_key_decides_its_share_for_ever(tmp_path: Path, landing: Path) -> None:
+    land_day(landing, "2026-01-01", 0, count=10, tests=200)
+    root = checkout(tmp_path / "checkout", str(landing))
+    before = prepared(root)
+    counts = [before["splits"][split]["rows"] for split in FROZEN]
+    assert sum(counts) == 200
+    assert all(abs(n - share * 200) < 30 for n, share in zip(counts, (0.4, 0.4, 0.2), strict=True)), counts
+    kept = {split: set(rows(root, split)[2]) for split in FROZEN}
+    land_day(landing, "2026-01-02", 1000, count=10, tests=50)
+    prepared(root)
+    assert all(kept[split] < set(rows(root, split)[2]) for split in FROZEN)
+
+
+def test_by_hash_a_share_of_all_rows_is_frozen_and_stays_so(tmp_path: Path, landing: Path) -> None:
+    land_day(landing, "2026-01-01", 0, count=200, tests=0)
+    root = checkout(tmp_path / "checkout", str(landing))
+    set_prepare(root, "hash", share=0.3)
+    prepared(root)
+    first = frozen_rows(root)
+    assert 40 <= len(first) <= 80
+    land_day(landing, "2026-01-02", 300, count=100, tests=0)
+    prepared(root)
+    assert first < frozen_rows(root)
+    assert frozen_rows(root).isdisjoint([*rows(root, "train")[2], *rows(root, "val")[2]])
+
+
+@pytest.mark.parametrize(("split", "tests"), [("official", 40), ("hash", 0)])
+def test_renewed_rows_judge_once_there_are_enough_and_are_trained_on_never_before(
+    tmp_path: Path, landing: Path, split: str, tests: int
+) -> None:
+    land_day(landing, "2026-01-01", 0, count=100, tests=tests)
+    root = checkout(tmp_path / "checkout", str(landing))
+    share = {"share": 0.4} if split == "hash" else {}
+    set_prepare(root, split, least=30, **share)
+    assert prepared(root)["frozen"] == {"edition": "start", "waiting": 0, "retired": 0, "least": 30}
+    old = frozen_rows(root)
+
+    set_prepare(root, split, renewed=[{"from": "2026-01-02", "reason": "worn"}])
+    land_day(landing, "2026-01-02", 1000, count=40, tests=tests // 2)
+    described = prepared(root)
+    assert described["frozen"]["edition"] == "start"
+    assert 0 < described["frozen"]["waiting"] < 30
+    assert frozen_rows(root) == old, "too few fresh rows: those of before go on"
+    trained = {*rows(root, "train")[2], *rows(root, "val")[2]}
+
+    land_day(landing, "2026-01-03", 2000, count=60, tests=tests // 2)
+    described = prepared(root)
+    assert described["frozen"]["edition"] == "2026-01-02"
+    fresh = frozen_rows(root)
+    assert len(fresh) >= 30
+    assert fresh.isdisjoint(old)
+    assert fresh.isdisjoint(trained), "what judges now was never trained on while it waited"
+    now_trained = {*rows(root, "train")[2], *rows(root, "val")[2]}
+    if split == "official":
+        assert old.isdisjoint(now_trained), "what the source marks as test rows is never trained on"
+        assert described["frozen"]["retired"] == len(old)
+    else:
+        assert old < now_trained

@@ -36,17 +36,6 @@ def score(probabilities: Floats, y: Ints, labels: list[str], bins: int) -> dict[
     }
 
 
-def paired(challenger: Ints, champion: Ints, y: Ints) -> dict[str, int]:
-    """How two models fare on the same rows: ``b`` only the champion is right, ``c`` only the challenger."""
-    new, old = challenger == y, champion == y
-    return {
-        "both_right": int((new & old).sum()),
-        "b": int((~new & old).sum()),
-        "c": int((new & ~old).sum()),
-        "both_wrong": int((~new & ~old).sum()),
-    }
-
-
 def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's two-sided interval of a share (Wilson 1927)."""
     z = NormalDist().inv_cdf(0.5 + level / 2)

@@ -1,0 +1,129 @@
+"""What a challenger must show, one function a criterion: its verdict, a sentence, and the numbers that led to it.
+
+A criterion is ``{"name", "verdict": pass | fail | inconclusive, "reason", …}``; shares are from 0 to 1, rounded to six
+decimals.
+"""
+
+from typing import Any
+
+from pipelines.params.gate import ChangeThreshold, Cost, Groups, ValueThreshold
+from pipelines.statistics.paired import holm, interval, worse_by
+
+
+def finite(program: dict[str, Any]) -> dict[str, Any]:
+    verdict = "pass" if program["finite"] else "fail"
+    said = "All probabilities are finite." if program["finite"] else "Some probabilities are not finite numbers."
+    return _criterion("finite_outputs", verdict, said)
+
+
+def exported(program: dict[str, Any]) -> dict[str, Any]:
+    difference, allowed, changes = (program[n] for n in ("max_difference", "max_difference_allowed", "argmax_changes"))
+    agrees = difference is not None and difference <= allowed and changes == 0
+    said = (
+        f"The exported program differs from its weights by {'?' if difference is None else f'{difference:g}'} at most "
+        f"(allowed: {allowed:g}) and gives another answer on {changes} rows (allowed: 0)."
+    )
+    verdict = "pass" if agrees else "fail"
+    return _criterion("exported_program", verdict, said, value=difference, bound=allowed, argmax_changes=changes)
+
+
+def value(test: dict[str, Any], params: ValueThreshold) -> list[dict[str, Any]]:
+    value, bound, rows = test["accuracy"], params.accuracy, test["rows"]
+    said = f"Accuracy {value:.2%} is {'at least' if value >= bound else 'below'} the bound of {bound:.2%}."
+    criteria = [
+        _criterion("value_threshold", "pass" if value >= bound else "fail", said, value=value, bound=bound, rows=rows)
+    ]
+    if (most := params.ece) is not None:
+        error = test["ece"]
+        said = f"Calibration error {error:.4f} is {'at most' if error <= most else 'above'} the bound of {most:g}."
+        verdict = "pass" if error <= most else "fail"
+        criteria.append(_criterion("calibration", verdict, said, value=error, bound=most, rows=rows))
+    return criteria
+
+
+def change(metrics: dict[str, Any], confirm: dict[str, Any], threshold: ChangeThreshold) -> dict[str, Any]:
+    """Two looks: at the test rows, and only if that passes at test and confirm rows together."""
+    test = metrics["paired"]
+    looks = [_look("test", test["b"], test["c"], metrics["test"]["rows"], threshold.look_level)]
+    if metrics["same_program"]:  # not two samples that agree: one model
+        said = "The challenger is the same program as the champion: nothing would change."
+        looks[0] |= {"low": 0.0, "high": 0.0}
+        return _criterion("change_threshold", "pass", said, bound=threshold.bound, looks=looks)
+    if looks[0]["low"] > threshold.bound:
+        both = confirm["paired"]
+        rows = metrics["test"]["rows"] + confirm["rows"]
+        looks.append(_look("test and confirm", test["b"] + both["b"], test["c"] + both["c"], rows, threshold.level))
+    last, bound = looks[-1], threshold.bound
+    if last["low"] > bound:  # at the last look only if there were two: a first that passes leads to a second
+        verdict = "pass"
+    else:
+        _, high = interval(last["b"], last["c"], last["rows"], threshold.level)
+        verdict = "fail" if high < bound else "inconclusive"
+    worse = f"{_points(-bound)} worse" if bound else "no better"
+    claim = {
+        "pass": "is better than" if last["low"] > 0 else f"is no worse than (within {_points(-bound)} of)",
+        "fail": f"is worse, by more than {_points(-bound)}, than" if bound else "is worse than",
+        "inconclusive": f"cannot be told from one that is {worse} than",
+    }[verdict]
+    said = (
+        f"The challenger {claim} the champion: {_points(last['value'], '+')} on the same {last['rows']} rows of "
+        f"{last['split']} (from {_points(last['low'], '+')} to {_points(last['high'], '+')}, one-sided "
+        f"{1 - last['level']:.1%}; {last['c']} rows won, {last['b']} lost)."
+    )
+    return _criterion("change_threshold", verdict, said, bound=bound, looks=looks)
+
+
+def _look(split: str, b: int, c: int, rows: int, level: float) -> dict[str, Any]:
+    low, high = interval(b, c, rows, level)
+    value = {"value": round((c - b) / rows, 6), "low": round(low, 6), "high": round(high, 6)}
+    return {"split": split, "rows": rows, "b": b, "c": c, "level": level, **value}
+
+
+def groups(name: str, parts: list[dict[str, Any]], params: Groups) -> dict[str, Any]:
+    """Fails when the challenger is shown to be worse by more than the margin on some part, with Holm's correction.
+
+    To be shown, not merely suspected: a part of two hundred rows cannot prove that nothing was lost there.
+    """
+    counts = [sum(part[count] for count in ("both_right", "b", "c", "both_wrong")) for part in parts]
+    judged = [(part, n) for part, n in zip(parts, counts, strict=True) if n >= params.min_rows]
+    p_values = [worse_by(part["b"], part["c"], n, params.margin) for part, n in judged]
+    table = [
+        {"slice": part["slice"], "rows": n, "value": round((part["c"] - part["b"]) / n, 6), "p": float(f"{p:.3g}"),
+         "worse": worse}
+        for (part, n), p, worse in zip(judged, p_values, holm(p_values, params.level), strict=True)
+    ]  # fmt: skip
+    small = [part["slice"] for part, n in zip(parts, counts, strict=True) if n < params.min_rows]
+    lost = [row for row in table if row["worse"]]
+    if lost:
+        said = "; ".join(f"{row['slice']}: {_points(row['value'], '+')} on {row['rows']} rows" for row in lost)
+        said = f"The challenger is worse, by more than {_points(params.margin)}, on {name}: {said}."
+    else:
+        said = (
+            f"On none of {len(table)} {name} is the challenger shown to be worse by more than {_points(params.margin)}."
+        )
+    if small:
+        said += f" Not judged, with fewer than {params.min_rows} rows: {', '.join(small)}."
+    verdict = "fail" if lost else "pass"
+    return _criterion(name, verdict, said, margin=params.margin, level=params.level, parts=table, too_small=small)
+
+
+def cost(program: dict[str, Any], champion: dict[str, Any], params: Cost) -> list[dict[str, Any]]:
+    criteria = []
+    for what, most in (("operations", params.operations), ("bytes", params.bytes)):
+        if most is None:
+            continue
+        ratio = program[what] / max(champion[what], 1)
+        said = (
+            f"{program[what]:,} {what}, {ratio:.2f} times the champion's {champion[what]:,} (allowed: {most:g} times)."
+        )
+        verdict = "pass" if ratio <= most else "fail"
+        criteria.append(_criterion(f"cost_{what}", verdict, said, value=round(ratio, 4), bound=most))
+    return criteria
+
+
+def _criterion(name: str, verdict: str, reason: str, **numbers: Any) -> dict[str, Any]:
+    return {"name": name, "verdict": verdict, "reason": reason, **numbers}
+
+
+def _points(share: float, sign: str = "") -> str:
+    return f"{100 * share:{sign}.2f} points"

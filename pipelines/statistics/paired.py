@@ -1,0 +1,51 @@
+"""Two models on the same rows. Only the rows on which exactly one of them is right tell them apart.
+
+``b`` rows only the champion has right, ``c`` only the challenger, of ``n``; the difference is (c − b)/n. Intervals and
+p-values come from one statistic, Tango's score (Tango, Equivalence test and confidence interval for the difference in
+proportions for the paired-sample design, 1998): unlike the usual ± z·se it does not shrink to nothing when two models
+happen to agree on a few rows.
+"""
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+NORMAL = NormalDist()
+
+
+def score(b: int, c: int, n: int, delta: float) -> float:
+    """How many standard errors the observed difference lies above ``delta``; standard normal if ``delta`` is true."""
+    # The constrained estimate of the share of b, given that the difference is delta.
+    p, q = -b - c + (2 * n - c + b) * delta, -b * delta * (1 - delta)
+    share = (max(p * p - 8 * n * q, 0.0) ** 0.5 - p) / (4 * n)
+    variance = n * (2 * share + delta * (1 - delta))
+    distance = c - b - n * delta
+    return distance / variance**0.5 if variance > 0 else float("inf") * distance if distance else 0.0
+
+
+def interval(b: int, c: int, n: int, level: float) -> tuple[float, float]:
+    """Bounds on accuracy(challenger) − accuracy(champion), each one-sided at ``level``."""
+    z = NORMAL.inv_cdf(1 - level)
+
+    def bound(inside: float, outside: float, sign: int) -> float:
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if sign * score(b, c, n, middle) <= z else (inside, middle)
+        return inside
+
+    estimate = (c - b) / n
+    return bound(estimate, -1.0, 1), bound(estimate, 1.0, -1)
+
+
+def worse_by(b: int, c: int, n: int, margin: float) -> float:
+    """The one-sided p-value of "the challenger is worse by more than ``margin``", against "by that at most"."""
+    return NORMAL.cdf(score(b, c, n, -margin))
+
+
+def holm(p_values: Sequence[float], level: float) -> list[bool]:
+    """Which hypotheses are rejected when the chance of any false rejection may be ``level`` at most (Holm 1979)."""
+    rejected = [False] * len(p_values)
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[i] > level / (len(p_values) - rank):
+            break
+        rejected[i] = True
+    return rejected
