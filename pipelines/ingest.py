@@ -28,8 +28,13 @@ AT_ONCE = 32  # landing files in memory and on their way
 def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = Path()) -> dict[str, Any]:
     """Takes every day up to ``until`` that is new or other than in the index, but for those ``held``.
 
+    Args:
+        held: what was decided about days, by ``date`` and ``checksum``: their ``state`` is held (left out), accepted
+            (taken, and marked so for validation) or dropped (left out, and taken out if the snapshot has it).
+
     Returns:
-        The report: taken, held, left_out, skipped_after_until, changed and removed paths, rows, quarantine, stale.
+        The report: taken, dropped, held, left_out, skipped_after_until, changed and removed paths, rows, quarantine,
+        stale.
 
     Raises:
         ParamsError, LandingError, SnapshotError: nothing of the snapshot has changed, and running again is safe.
@@ -42,18 +47,24 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
         report: dict[str, Any] = {
             "dataset": dataset,
             "taken": [],
+            "dropped": _dropped(held, snapshot.days),
             "held": [],
             **_not_taken(listing, until),
             "changed": [],
             "removed": [],
             "quarantine": [],
         }
-        refused = {(item["date"], item["checksum"]): item["reason"] for item in held}
+        for day in report["dropped"]:
+            report["removed"] += snapshot.remove(day["date"])
+        decided = {(item["date"], item["checksum"]): item for item in held}
+        listed = {(item["date"], item.get("landed")): item for item in held if _state(item) != "accepted"}
         for day, files in _pending(listing, until, snapshot):
-            if files:
+            if known := listed.get((day, _landed([(file.name, file.size, file.etag) for file in files]))):
+                _leave(known, report)  # by its listing: it is not read again every night
+            elif files:
                 rows, found = reader.Rows(), _read(landing, day, files)
                 entries = [_read_one(reader, file, data, params.records, rows) for file, data in found]
-                _take(day, rows, entries, reader, params.records, refused, snapshot, report)
+                _take(day, rows, entries, reader, params.records, decided, snapshot, report)
             else:
                 report["left_out"].append({"date": day, "reason": f"{landing.url}/date={day}/ is empty"})
         report["changed"] = snapshot.commit()
@@ -74,13 +85,19 @@ def foresee(dataset: str, until: date, held: list[dict[str, str]], root: Path = 
     params = Dataset.load("datasets", dataset, file=root / "params.yaml")
     landing = open_landing(params.landing)
     snapshot, listing = Snapshot(root, dataset), landing.list()
-    refused = {(item["date"], item.get("landed")): item["reason"] for item in held}
-    report: dict[str, Any] = {"dataset": dataset, "taken": [], "held": [], **_not_taken(listing, until)}
+    listed = {(item["date"], item.get("landed")): item for item in held if _state(item) != "accepted"}
+    report: dict[str, Any] = {
+        "dataset": dataset,
+        "taken": [],
+        "dropped": _dropped(held, snapshot.days),
+        "held": [],
+        **_not_taken(listing, until),
+    }
     days = set(snapshot.days)
     for day, files in _pending(listing, until, snapshot):
         before, now = snapshot.days.get(day), [(file.name, file.size, file.etag) for file in files]
-        if reason := refused.get((day, _landed(now))):
-            report["held"].append({"date": day, "reason": reason})
+        if known := listed.get((day, _landed(now))):
+            _leave(known, report)
             continue
         if not files:
             report["left_out"].append({"date": day, "reason": f"{landing.url}/date={day}/ is empty"})
@@ -115,6 +132,25 @@ def _not_taken(listing: Listing, until: date) -> dict[str, Any]:
     }
 
 
+def _state(item: dict[str, Any]) -> str:
+    return str(item.get("state", "held"))
+
+
+def _leave(day: dict[str, Any], report: dict[str, Any]) -> None:
+    """A held day is named every night; of one that a person dropped nothing is left to say."""
+    if _state(day) == "held":
+        report["held"].append({key: day[key] for key in ("date", "checksum", "reason")})
+
+
+def _dropped(held: list[dict[str, Any]], days: dict[str, Any]) -> list[dict[str, str]]:
+    """The days of the snapshot that a person takes out, as long as their files are those that were named."""
+    return [
+        {"date": item["date"], "reason": item["reason"]}
+        for item in held
+        if _state(item) == "dropped" and days.get(item["date"], {}).get("checksum") == item["checksum"]
+    ]
+
+
 def _landed(files: list[tuple[str, int, str]]) -> str:
     """A digest of what a listing says of a day: names, sizes, etags."""
     return hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()
@@ -132,7 +168,7 @@ def _take(
     entries: list[dict[str, Any]],
     reader: Any,
     records: Any,
-    refused: dict[tuple[str, str], str],
+    decided: dict[tuple[str, str], dict[str, Any]],
     snapshot: Snapshot,
     report: dict[str, Any],
 ) -> None:
@@ -141,8 +177,9 @@ def _take(
     checksum = hashlib.sha256("".join(f"{e['name']}\0{e['sha256']}\n" for e in entries).encode()).hexdigest()
     if before and before["checksum"] == checksum:
         return  # touched or copied again: the same bytes
-    if (day, checksum) in refused:
-        report["held"].append({"date": day, "checksum": checksum, "reason": refused[day, checksum]})
+    known = decided.get((day, checksum))
+    if known and _state(known) != "accepted":
+        _leave(known, report)
         return
     report["quarantine"] += [
         {"file": f"date={day}/{entry['name']}", **item} for entry in entries for item in entry["quarantined"]
@@ -164,6 +201,7 @@ def _take(
         "checksum": checksum,
         "duplicates": duplicates,
         "files": entries,
+        **({"accepted": known["reason"]} if known else {}),
     }
     report["taken"].append(
         {
@@ -223,6 +261,8 @@ def _stale(days: Iterable[str], until: date, freshness_days: int | None) -> str 
 
 def foretold(report: dict[str, Any]) -> Iterator[str]:
     """What is foreseen, in lines for a person."""
+    for day in report["dropped"]:
+        yield f"{day['date']}  taken out: {day['reason']}"
     for day in report["taken"]:
         maybe = "" if day["sure"] else ", unless it is the one that is there"
         yield f"{day['date']}  {day['why']}: {day['files']} file(s), {day['bytes']:,} bytes{maybe}"
@@ -233,6 +273,8 @@ def foretold(report: dict[str, Any]) -> Iterator[str]:
 
 def told(report: dict[str, Any]) -> Iterator[str]:
     """The report in lines for a person."""
+    for day in report["dropped"]:
+        yield f"{day['date']}  taken out: {day['reason']}"
     for day in report["taken"]:
         extra = "".join(f", {day[word]:,} {word}" for word in ("quarantined", "duplicates") if day[word])
         yield f"{day['date']}  {day['why']}: {day['rows']:,} rows from {day['files']} file(s){extra}"

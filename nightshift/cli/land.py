@@ -72,12 +72,12 @@ def landing_zones(root: Path, dataset: str | None = None) -> dict[str, str]:
 
 def taken_or_held(root: Path, dataset: str) -> set[str]:
     """The days about which a night has decided: in this checkout's snapshot, or held by validation."""
-    from nightshift.engine.ingest import held_days
+    from nightshift.engine import held
 
     index = root / "data" / "profiles" / dataset / "index.json"
     taken = set(json_.loads(index.read_text())["partitions"]) if index.is_file() else set()
     work = os.environ.get("NIGHTSHIFT_WORK")
-    return taken | ({item["date"] for item in held_days(open_store(work), dataset)} if work else set())
+    return taken | ({item["date"] for item in held.days(open_store(work), dataset)} if work else set())
 
 
 def _why_not(dataset: str, store: Store) -> str:

@@ -26,6 +26,8 @@ VERBS = {
         "land": "Drop the next demo day into the landing zone.",
         "ingest": "Take what has landed into the snapshot of this checkout.",
         "plan": "What tonight will do, and what will stop it, before it runs.",
+        "accept": "Let a held day in, by name and with a reason.",
+        "drop": "Take a day out, held or in the snapshot, by name and with a reason.",
         "night": "Start, land, train, prove and serve: one night, followed to its end.",
         "pull-run": "Bring the exact state of a run into this checkout or a folder.",
         "why": "What changed for each stage of a run, and what became of it.",

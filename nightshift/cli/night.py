@@ -17,8 +17,7 @@ from nightshift.cli import summary as summaries
 from nightshift.cli.follow import Followed, follow
 from nightshift.cli.land import landing_zones
 from nightshift.cli.summary import Summary, Told
-from nightshift.engine import lock
-from nightshift.engine.ingest import held_days
+from nightshift.engine import held, lock
 from nightshift.engine.journal import Journal
 from nightshift.engine.night import claim, drop
 from nightshift.engine.objects import Objects, remote_url
@@ -121,7 +120,7 @@ def land_next_days(stack: Stack, objects: Objects, console: Console) -> list[str
     left = []
     work = open_store(os.environ["NIGHTSHIFT_WORK"])
     for dataset, url in landing_zones(stack.root).items():
-        seen = taken(stack, objects, dataset) | {day["date"] for day in held_days(work, dataset)}
+        seen = taken(stack, objects, dataset) | {day["date"] for day in held.days(work, dataset)}
         day = demo.land_next(dataset, open_store(url), seen, stack.root / demo.DOWNLOADS)
         if day:
             console.print(f"landed {dataset} {day}", highlight=False)

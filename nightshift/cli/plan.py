@@ -210,6 +210,7 @@ def _days(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("take" if day["sure"] else "may take", f"{day['date']} ({day['why']}, {decimal(day['bytes'])})")
         for day in report.get("taken", [])
     ]
+    rows += [("take out", f"{day['date']}: {day['reason']}") for day in report.get("dropped", [])]
     rows += [("held", f"{day['date']}: {day['reason']}") for day in report.get("held", [])]
     rows += [("left out", f"{day['date']}: {day['reason']}") for day in report.get("left_out", [])]
     rows += [("later", f"{day}: after the last day that counts") for day in report.get("skipped_after_until", [])]

@@ -29,6 +29,7 @@ class DataSet:
     days: int = 0
     taken: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     verdict: str = ""
     failed: list[str] = field(default_factory=list)
     report: str = ""
@@ -126,6 +127,7 @@ def data_set(followed: Followed, told: Told, pages: Path) -> DataSet:
     name = followed.run.dag.removeprefix("ingest_")
     report, verdict = told.part(f"ingest/{name}.json"), told.output(f"artifacts/validations/{name}/verdict.json")
     held = [f"{day['date']}: {day['reason']}" for day in report.get("held", [])]
+    dropped = [f"{day['date']}: {day['reason']}" for day in report.get("dropped", [])]
     state, why = _state(followed)
     if followed.tasks.get("accept") == "failed":
         state = "held"
@@ -140,6 +142,7 @@ def data_set(followed: Followed, told: Told, pages: Path) -> DataSet:
             f"{day['date']} ({day['why']}, {day['rows']:,} rows{_quarantined(day)})" for day in report.get("taken", [])
         ],
         held=held,
+        dropped=dropped,
         verdict=verdict.get("verdict", ""),
         failed=[failure["message"] for failure in verdict.get("failed", [])],
         report=told.page(f"artifacts/validations/{name}/report.html", pages),

@@ -82,6 +82,8 @@ def _ingest(journal: Journal, base: dict[str, Any], dataset: str, fragment: dict
     report = journal.get(f"ingest/{dataset}.json") or {}
     days = [f"{day['date']} ({day['why']}, {day['rows']} rows)" for day in report.get("taken", [])]
     said = f"took {', '.join(days)}" if days else "nothing new had landed"
+    if report.get("dropped"):
+        said += f"; took out {', '.join(day['date'] for day in report['dropped'])}, which a person dropped"
     if report.get("held"):
         said += f"; went on without {', '.join(day['date'] for day in report['held'])}, which validation refused before"
     if fragment is None:
@@ -94,7 +96,7 @@ def _ingest(journal: Journal, base: dict[str, Any], dataset: str, fragment: dict
 
 def _held(journal: Journal, dataset: str) -> Iterator[dict[str, Any]]:
     keys = journal.store.list(f"held/{dataset}/")
-    days = [day for day in (json_.loads(journal.store.get(key)) for key in keys) if day["run"] == journal.run]
+    days = [day for day in (json_.loads(journal.store.get(key)) for key in keys) if day.get("run") == journal.run]
     if days:
         yield _task(f"accept {dataset}", "held", f"{', '.join(day['date'] for day in days)}: {days[0]['reason']}")
 

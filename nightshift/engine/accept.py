@@ -1,8 +1,8 @@
 """Accept: read what validation says of this run's snapshot; a refused one ends the run and its new days are held."""
 
-import json
 from typing import Any
 
+from nightshift.engine import held
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.report import Receipt, say
@@ -32,17 +32,17 @@ def accept(dataset: str, dag: str, run: str) -> Receipt:
     reason = "; ".join(refused) or "validation refused the snapshot"
     taken = (journal.get(f"ingest/{dataset}.json") or {}).get("taken", [])
     for day in taken:
-        held = {
-            "dataset": dataset,
-            "date": day["date"],
-            "checksum": day["checksum"],
-            "landed": day.get("landed"),
-            "reason": reason,
-            "dag": dag,
-            "run": run,
-        }
-        journal.store.put_new(
-            f"held/{dataset}/{day['date']}.{day['checksum']}.json", json.dumps(held, indent=1).encode()
+        held.hold(
+            journal.store,
+            {
+                "dataset": dataset,
+                "date": day["date"],
+                "checksum": day["checksum"],
+                "landed": day.get("landed"),
+                "reason": reason,
+                "dag": dag,
+                "run": run,
+            },
         )
         say(f"held: {dataset} {day['date']}")
     if not taken:
@@ -52,7 +52,7 @@ def accept(dataset: str, dag: str, run: str) -> Receipt:
         )
     raise Held(
         f"{dataset}: refused, and held: {', '.join(day['date'] for day in taken)}: {reason}",
-        "replace the day's files in the landing zone; the nights go on without it until then",
+        f"replace the day's files, or `nightshift accept {dataset} DAY --reason …`, or `drop`; nights go on without it",
     )
 
 

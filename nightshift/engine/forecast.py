@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from nightshift.engine import held
 from nightshift.engine import plan as plans
 from nightshift.engine.changes import changes, kind
-from nightshift.engine.ingest import bring_index, held_days
+from nightshift.engine.ingest import bring_index
 from nightshift.engine.key import md5
 from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.settings import child_environment
@@ -46,14 +47,14 @@ def _days(
     root: Path, base: Mapping[str, Any], dataset: str, until: str, objects: Objects, store: Store
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="nightshift-plan-") as scratch:
-        held, report = Path(scratch) / "held.json", Path(scratch) / "report.json"
+        decided, report = Path(scratch) / "held.json", Path(scratch) / "report.json"
         try:
             bring_index(root, dataset, base["hashes"][plans.PROFILES + dataset], objects)
-            held.write_text(json.dumps(held_days(store, dataset)))
+            decided.write_text(json.dumps(held.days(store, dataset)))
         except NightshiftError as error:
             return {"error": error.message}
         command = [sys.executable, "-m", "pipelines.ingest", dataset, "--plan", "--until", until]
-        command += ["--held", str(held), "--report", str(report)]
+        command += ["--held", str(decided), "--report", str(report)]
         done = subprocess.run(command, cwd=root, env=child_environment(), capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
@@ -66,9 +67,9 @@ def changing(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
     """Each path that ingest would change: True when it will, False when it may."""
     found: dict[str, bool] = {}
     for dataset, report in reports.items():
-        taken = report.get("taken", [])
-        if taken or "error" in report:
-            sure = any(day["sure"] for day in taken)
+        taken, dropped = report.get("taken", []), report.get("dropped", [])
+        if taken or dropped or "error" in report:
+            sure = bool(dropped) or any(day["sure"] for day in taken)
             found |= {f"data/{dataset}": sure, plans.PROFILES + dataset: sure}
     return found
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nightshift.engine import graph
+from nightshift.engine import graph, held
 from nightshift.engine.journal import Journal
 from nightshift.engine.key import EMPTY_LISTING, md5
 from nightshift.engine.objects import Objects, remote_url
@@ -17,7 +17,7 @@ from nightshift.engine.report import Receipt
 from nightshift.engine.settings import home, setting
 from nightshift.engine.workspace import Workspace, lay_data, workspace
 from nightshift.errors import NightshiftError
-from nightshift.releases.store import Store, open_store
+from nightshift.releases.store import open_store
 
 
 def ingest(dataset: str, dag: str, run: str) -> Receipt:
@@ -38,7 +38,7 @@ def ingest(dataset: str, dag: str, run: str) -> Receipt:
         outs = {path: known[path]["entry"] for path in paths}
         lay_data(space.root, outs, files)
         bring_index(space.root, dataset, outs[paths[1]]["md5"], objects)
-        report = _take(space, dataset, base["until"], held_days(journal.store, dataset))
+        report = _take(space, dataset, base["until"], held.days(journal.store, dataset))
         changed = sorted({*report["changed"], *report["removed"]})
         if changed:
             _add(space, changed, push=True)
@@ -69,16 +69,11 @@ def ingest_into(root: Path, dataset: str, until: str) -> dict[str, Any]:
     bring_index(root, dataset, known[paths[1]]["md5"], objects)
     with tempfile.TemporaryDirectory(prefix="nightshift-ingest-") as scratch:
         space = Workspace(root, Path(scratch))
-        report = _take(space, dataset, until, held_days(open_store(setting("NIGHTSHIFT_WORK")), dataset))
+        report = _take(space, dataset, until, held.days(open_store(setting("NIGHTSHIFT_WORK")), dataset))
         changed = sorted({*report["changed"], *report["removed"]})
         if changed:
             _add(space, changed, push=False)
     return report
-
-
-def held_days(store: Store, dataset: str) -> list[dict[str, Any]]:
-    """The days of a data set that validation refused: date, checksum, reason."""
-    return [json.loads(store.get(key)) for key in store.list(f"held/{dataset}/")]
 
 
 def _paths(dataset: str) -> tuple[str, str]:
@@ -100,9 +95,9 @@ def bring_index(root: Path, dataset: str, listing: str, objects: Objects) -> Non
         target.write_bytes(objects.read(wanted))
 
 
-def _take(space: Workspace, dataset: str, until: str, held: list[dict[str, Any]]) -> dict[str, Any]:
+def _take(space: Workspace, dataset: str, until: str, decided: list[dict[str, Any]]) -> dict[str, Any]:
     held_file, report_file = space.scratch / "held.json", space.scratch / "report.json"
-    held_file.write_text(json.dumps(held))
+    held_file.write_text(json.dumps(decided))
     command = ["run", "python", "-m", "pipelines.ingest", dataset, "--until", until]
     command += ["--held", str(held_file), "--report", str(report_file)]
     _run(space, [command], f"ingest of {dataset}")
@@ -127,8 +122,10 @@ def _receipt(dataset: str, fragment: dict[str, Any], report: dict[str, Any]) -> 
     taken = report.get("taken", [])
     days = ", ".join(f"{day['date']} ({day['why']}, {day['rows']} rows)" for day in taken)
     message = f"took {days}" if days else "nothing new has landed"
-    if held := report.get("held"):
-        message += f"; held back: {', '.join(day['date'] for day in held)}"
-    shown = {"taken", "held", "left_out", "rows", "quarantined", "skipped_after_until", "stale"}
+    if dropped := report.get("dropped"):
+        message += f"; took out {', '.join(day['date'] for day in dropped)}"
+    if back := report.get("held"):
+        message += f"; held back: {', '.join(day['date'] for day in back)}"
+    shown = {"taken", "dropped", "held", "left_out", "rows", "quarantined", "skipped_after_until", "stale"}
     details = {key: value for key, value in report.items() if key in shown}
     return Receipt(fragment["outcome"], f"{dataset}: {message}", details)

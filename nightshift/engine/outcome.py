@@ -61,8 +61,11 @@ def _data_set(journal: Journal, stages: Fragments, name: str, trouble: Part) -> 
     report = journal.get(f"ingest/{name}.json") or {}
     taken = [f"{day['date']} ({day['why']}, {day['rows']:,} rows)" for day in report.get("taken", [])]
     held = [day["date"] for day in report.get("held", [])]
+    dropped = [day["date"] for day in report.get("dropped", [])]
     kind = "taken" if taken else "unchanged" if _unchanged(stages) else "done"
     why = f"took {', '.join(taken)}" if taken else "nothing new has landed"
+    if dropped:
+        why += f"; took out {', '.join(dropped)}, which a person dropped"
     if held:
         why += f"; without the days that are held: {', '.join(held)}"
     return {"about": "data set", "name": name, "kind": kind, "why": why, **trouble}

@@ -30,6 +30,7 @@ class Snapshot:
         self._partitions = root / "data" / dataset
         self._profiles = root / "data" / "profiles" / dataset
         self._staged: dict[Path, Path] = {}
+        self._removed: list[Path] = []
         self.days: dict[str, Any] = self._read_index()
         """What the index says of each partition: rows, sha256, checksum, duplicates, files."""
 
@@ -53,15 +54,25 @@ class Snapshot:
         with part.open("rb") as written:
             return hashlib.file_digest(written, "sha256").hexdigest()
 
+    def remove(self, day: str) -> list[str]:
+        """Takes a day out; returns its paths, relative to the root, which need not be here."""
+        del self.days[day]
+        paths = [folder / f"date={day}.parquet" for folder in (self._partitions, self._profiles)]
+        self._removed += paths
+        return [path.relative_to(self._root).as_posix() for path in paths]
+
     def commit(self) -> list[str]:
         """Puts what was staged in place; returns the changed paths, relative to the root."""
-        if not self._staged:
+        if not self._staged and not self._removed:
             return []
         index = {"format": FORMAT, "dataset": self._dataset, "partitions": dict(sorted(self.days.items()))}
         text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
         self._write(self._profiles / "index.json", lambda sink: sink.write(text.encode()))
         for path, part in self._staged.items():
             part.replace(path)
+        for path in self._removed:
+            if path not in self._staged:
+                path.unlink(missing_ok=True)
         return [path.relative_to(self._root).as_posix() for path in self._staged]
 
     def _read_index(self) -> dict[str, Any]:

@@ -102,4 +102,4 @@ def test_completion_offers_the_verbs() -> None:
         text=True,
         check=False,
     )
-    assert set(words.stdout.split()) == {"reset", "releases", "retire"}
+    assert set(words.stdout.split()) == {"reset", "releases", "renew", "retire"}

@@ -185,6 +185,50 @@ def test_a_held_day_is_left_out_until_its_files_are_replaced(root: Path, landing
     assert why(run(root, held=held)) == {"2026-01-02": "new"}
 
 
+def test_an_accepted_day_is_taken_and_marked_for_validation(root: Path, landing: Path) -> None:
+    land_day(landing, "2026-01-01", 0)
+    checksum = run(checkout(root.parent / "other", str(landing)))["taken"][0]["checksum"]
+    let_in = {"date": "2026-01-01", "checksum": checksum, "state": "accepted", "reason": "accepted by ann: a holiday"}
+    assert why(run(root, held=[let_in])) == {"2026-01-01": "new"}
+    assert index(root)["2026-01-01"]["accepted"] == "accepted by ann: a holiday"
+    land(landing, "2026-01-01", {"train.parquet": parquet(table(range(500, 540)))})
+    run(root, held=[let_in])
+    assert "accepted" not in index(root)["2026-01-01"], "other files: about them nobody has decided anything"
+
+
+def test_a_dropped_day_leaves_the_snapshot_and_does_not_come_back(root: Path, landing: Path) -> None:
+    land_day(landing, "2026-01-01", 0)
+    land_day(landing, "2026-01-02", 100)
+    checksum = run(root)["taken"][1]["checksum"]
+    dropped = [
+        {"date": "2026-01-02", "checksum": checksum, "state": "dropped", "reason": "dropped by ann: mislabelled"}
+    ]
+
+    assert [day["date"] for day in foresee("small", NIGHT, dropped, root)["dropped"]] == ["2026-01-02"]
+    report = run(root, held=dropped)
+    assert report["dropped"] == [{"date": "2026-01-02", "reason": "dropped by ann: mislabelled"}]
+    assert report["removed"] == ["data/small/date=2026-01-02.parquet", "data/profiles/small/date=2026-01-02.parquet"]
+    assert not any((root / path).exists() for path in report["removed"])
+    assert list(index(root)) == ["2026-01-01"]
+    assert any("taken out: dropped by ann" in line for line in told(report))
+
+    again = run(root, held=dropped)
+    assert (again["dropped"], again["changed"], again["held"], again["taken"]) == ([], [], [], [])
+
+
+def test_a_dropped_day_is_removed_also_where_its_files_are_not(root: Path, landing: Path) -> None:
+    """As on a worker, which has the index alone."""
+    land_day(landing, "2026-01-01", 0)
+    land_day(landing, "2026-01-02", 100)
+    checksum = run(root)["taken"][0]["checksum"]
+    for path in [*(root / "data/small").glob("*.parquet"), *(root / "data/profiles/small").glob("*.parquet")]:
+        path.unlink()
+    report = run(root, held=[{"date": "2026-01-01", "checksum": checksum, "state": "dropped", "reason": "worn"}])
+    assert len(report["removed"]) == 2
+    assert report["changed"] == ["data/profiles/small/index.json"]
+    assert list(index(root)) == ["2026-01-02"]
+
+
 def test_records_that_cannot_be_used_are_quarantined_with_their_column_and_the_rest_is_taken(
     root: Path, landing: Path
 ) -> None:
