@@ -1,0 +1,31 @@
+"""One request from its headers to its answer: what metrics, logs, usage and samples are made of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nightshift.serving.model import LoadedModel
+
+
+@dataclass(slots=True)
+class Call:
+    """Times in seconds, ``started`` by ``time.perf_counter()``.
+
+    ``inputs`` and ``outputs`` are the request's own arrays: whoever keeps them copies.
+    """
+
+    id: str  # the client's X-Request-Id when it is short and plain, else ours; stands in the answer's header
+    protocol: str  # "rest" or "grpc"
+    verb: str  # "infer", "predict", …; empty until it is routed
+    started: float
+    key: str | None = None  # the API key's name
+    model: LoadedModel | None = None
+    role: str = ""  # "champion", "canary" or "pinned"
+    items: int = 0  # first dimension of the first input
+    waited: float = 0.0  # between admission and the run
+    computed: float = 0.0  # in ONNX Runtime: its share of a batch
+    batch: int = 0  # items of the batch that it ran in; 0: no model ran
+    status: int = 0  # HTTP; for gRPC the HTTP status of the same fault
+    error: str = ""
+    inputs: dict[str, np.ndarray] | None = None
+    outputs: dict[str, np.ndarray] | None = None

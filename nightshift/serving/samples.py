@@ -1,0 +1,196 @@
+"""A sample of what was asked and answered, chosen by lot and written to the store (``sample_files``) off the hot path.
+
+Nothing is kept unless the endpoint is told a rate. It is the endpoint's setting and not the release's: what may be kept
+of people's inputs is decided where they are received, and may change without a new release. The event loop draws a lot
+(0.1 µs) and copies the few that it chose; a thread writes a file a minute, or when 8 MB wait. While the store is away
+32 MB wait, and the oldest beyond that are dropped and counted.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nightshift.releases.errors import ReleaseError
+from nightshift.releases.manifest import Tensor
+from nightshift.releases.store import Store
+from nightshift.serving import sample_files
+from nightshift.serving.call import Call
+from nightshift.serving.model import LoadedModel
+from nightshift.serving.sample_files import Kept, Row
+
+FLUSH_S = 60.0
+FLUSH_BYTES = 8 << 20
+MOST_BYTES = 32 << 20
+FIELDS = ("inputs", "outputs", "key")  # what can be left out whole; one tensor is named input:NAME or output:NAME
+_PATIENCE_S = 10.0
+_ROW_BYTES = 500  # of a call beside its tensors, about
+
+log = logging.getLogger("nightshift.serving")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept: a share from 0 to 1 for all models, others for some, and what is left out of every sample."""
+
+    rate: float = 0.0
+    rates: Mapping[str, float] | None = None
+    leave_out: frozenset[str] = frozenset()
+
+    def of(self, model: str) -> float:
+        return (self.rates or {}).get(model, self.rate)
+
+
+def plan(rates: Iterable[str], leave_out: Iterable[str]) -> Plan:
+    """The plan as typed: ``0.01`` or ``MODEL=0.5``, and FIELDS or ``input:NAME``. ValueError says what is wrong."""
+    everywhere, some = 0.0, dict[str, float]()
+    for text in rates:
+        model, equals, number = text.rpartition("=")
+        try:
+            rate = float(number)
+        except ValueError:
+            rate = -1
+        if not 0 <= rate <= 1 or bool(equals) != bool(model):
+            raise ValueError(f"{text!r} is no rate: a number from 0 to 1, or MODEL=NUMBER")
+        if model:
+            some[model] = rate
+        else:
+            everywhere = rate
+    left_out = frozenset(leave_out)
+    for field in left_out - set(FIELDS):
+        kind, _, tensor = field.partition(":")
+        if kind not in ("input", "output") or not tensor:
+            raise ValueError(f"{field!r} cannot be left out: {', '.join(FIELDS)}, input:NAME or output:NAME")
+    return Plan(everywhere, some, left_out)
+
+
+class Samples:
+    """``watch`` is called by the event loop; one thread writes, from ``start`` until ``stop``."""
+
+    def __init__(self, store: Store, instance: str, plan: Plan):
+        self.written = 0
+        self.dropped = 0
+        self._store, self._instance, self._plan = store, instance, plan
+        self._waiting: deque[tuple[Row, int]] = deque()
+        self._size = 0
+        self._lock = threading.Lock()  # taken for what is sampled only
+        self._unsent: tuple[str, bytes, int] | None = None  # key, file, rows: sent again under the same name
+        self._problem = False
+        self._wake, self._stop = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="write samples", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits; not longer than some seconds, in case the store does not answer."""
+        self._stop = True
+        self._wake.set()
+        self._thread.join(_PATIENCE_S)
+
+    def watch(self, call: Call) -> None:
+        model = call.model
+        if model is None or call.inputs is None or random.random() >= self._plan.of(model.name):  # noqa: S311
+            return
+        row = self._row(call, model)
+        size = _ROW_BYTES + sum(map(_bytes, (*row.inputs, *row.outputs)))
+        if size > FLUSH_BYTES:
+            self.dropped += 1
+            return
+        with self._lock:
+            self._waiting.append((row, size))
+            self._size += size
+            while self._size > MOST_BYTES:
+                self._size -= self._waiting.popleft()[1]
+                self.dropped += 1
+        if self._size >= FLUSH_BYTES:
+            self._wake.set()
+
+    def _row(self, call: Call, model: LoadedModel) -> Row:
+        signature, left_out = model.manifest.signature, self._plan.leave_out
+        return Row(
+            time=time.time(),
+            request_id=call.id,
+            model=model.name,
+            digest=model.digest,
+            role=call.role,
+            key=None if "key" in left_out else call.key,
+            protocol=call.protocol,
+            verb=call.verb,
+            items=call.items,
+            inputs=_keep(call.inputs or {}, signature.inputs, "input", left_out),
+            outputs=_keep(call.outputs or {}, signature.outputs, "output", left_out),
+            status=call.status,
+            milliseconds=(time.perf_counter() - call.started) * 1000,
+            error=call.error or None,
+        )
+
+    def _run(self) -> None:
+        while not self._stop:
+            self._wake.wait(FLUSH_S)
+            self._wake.clear()
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write all that waits, or as much as the store takes."""
+        try:
+            while self._unsent or self._waiting:
+                if self._unsent is None:
+                    self._unsent = self._next()
+                key, file, rows = self._unsent
+                self._store.put_new(key, file)  # False: it is there since a put whose answer was lost
+                self._unsent = None
+                self.written += rows
+            if self._problem:
+                log.info("samples are written again; %d were dropped so far", self.dropped)
+            self._problem = False
+        except ReleaseError as error:
+            if not self._problem:
+                log.warning("samples wait, and the oldest will be dropped: %s", error.message)
+            self._problem = True
+        except Exception:
+            log.exception("a sample cannot be written; it is dropped")
+            self._unsent = None
+
+    def _next(self) -> tuple[str, bytes, int]:
+        """The oldest that wait, of one day and not more than one file is to hold."""
+        rows: list[Row] = []
+        size = 0
+        with self._lock:
+            while self._waiting and size < FLUSH_BYTES:
+                row, more = self._waiting[0]
+                if rows and sample_files.day(row.time) != sample_files.day(rows[0].time):
+                    break
+                self._waiting.popleft()
+                rows.append(row)
+                size += more
+            self._size -= size
+        try:
+            return sample_files.key(rows[0].time, rows[-1].time, self._instance), sample_files.write(rows), len(rows)
+        except Exception:
+            self.dropped += len(rows)
+            raise
+
+
+def _keep(
+    arrays: Mapping[str, np.ndarray], tensors: Sequence[Tensor], kind: str, left_out: frozenset[str]
+) -> list[Kept]:
+    """Copies: the request's own arrays are views of its body, or of the answers of a batch."""
+    kept = []
+    for tensor in tensors:
+        values = arrays.get(tensor.name)
+        if values is not None:
+            hidden = f"{kind}s" in left_out or f"{kind}:{tensor.name}" in left_out
+            kept.append(Kept(tensor.name, tensor.datatype, values.shape, None if hidden else values.copy()))
+    return kept
+
+
+def _bytes(kept: Kept) -> int:
+    if kept.values is None:
+        return 0
+    return kept.values.nbytes + (sum(map(len, kept.values.flat)) if kept.datatype == "BYTES" else 0)
