@@ -1,8 +1,9 @@
 """``python -m pipelines.package MODEL``: the release, whole, whatever the gate said.
 
-    model.onnx weights.safetensors decision.json + golden.json model_card.md --manifest--> artifacts/releases/<m>/
+    model.onnx weights.safetensors metrics.json decision.json + golden.json model_card.md --manifest--> releases/<m>/
 
-Nothing that differs between two runs with the same inputs is in it: lineage holds hashes of inputs only.
+Nothing that differs between two runs with the same inputs is in it: lineage holds what went in, by its hashes: data,
+code, parameters, toolchain and opponent, so that two releases can be compared and each followed back to its days.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from pipelines.params.toolchain import demand
 
 GOLDEN_CASES = 8
 TOLERANCE = 1e-4
+TOOLS = ("accelerator", "threads", "numpy", "onnx", "onnxruntime", "onnxscript", "pytorch-lightning", "torch")
 
 
 def main(model: str) -> None:
@@ -35,14 +37,15 @@ def main(model: str) -> None:
     records, served = (import_module(f"pipelines.tasks.{entry['task']}.{part}") for part in ("records", "served"))
     data, made = Path("artifacts/datasets", entry["dataset"]), Path("artifacts/models", model)
     dataset = json.loads((data / "dataset.json").read_text())
-    metrics = json.loads(Path("artifacts/evaluations", model, "metrics.json").read_text())
+    measured = Path("artifacts/evaluations", model, "metrics.json")
+    metrics = json.loads(measured.read_text())
     decided = Path("artifacts/decisions", model, "decision.json")
     decision = json.loads(decided.read_text())
 
     folder = Path("artifacts/releases", model)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for path in (made / "model.onnx", made / "weights.safetensors", decided):
+    for path in (made / "model.onnx", made / "weights.safetensors", measured, decided):
         shutil.copyfile(path, folder / path.name)
     images = records.load(data / "test").x[:GOLDEN_CASES]
     answers = served.answers(made / "model.onnx", images)
@@ -62,17 +65,33 @@ def main(model: str) -> None:
             "train_outputs": {str(made / name): _md5(made / name) for name in ("model.onnx", "weights.safetensors")},
             "dataset": {
                 "name": entry["dataset"],
-                "days": dataset["days"],
-                "splits": dataset["splits"],
+                "md5": _md5(data / "dataset.json"),
+                "source": card.data,
+                "licence": card.licence,
                 "edition": dataset["frozen"]["edition"],
+                **{name: dataset[name] for name in ("days", "partitions", "splits")},
             },
             "opponent": decision["opponent"],
-            "params": {name: entry[name] for name in ("family", "train")},
+            "code": {path: _md5(Path(path)) for path in code(entry["task"], entry["family"])},
+            "params": {name: entry[name] for name in ("family", "train", "evaluate", "gate")},
+            "toolchain": {name: at(read(), "toolchain", name) for name in TOOLS},
         },
         verdict=decision["verdict"],
     )
     digest = manifests.write(folder, manifest)
     print(f"package {model}: release {manifests.short(digest)}, {manifest.size} bytes, {manifest.verdict}", flush=True)
+
+
+def code(task: str, family: str) -> list[str]:
+    """The files that decide what a model of this task and family becomes; they are this stage's dependencies too."""
+    return [
+        "pipelines/train.py",
+        *(f"pipelines/training/{name}.py" for name in ("batches", "export", "fit", "lightning")),
+        "pipelines/evaluate.py",
+        "pipelines/gate.py",
+        *(f"pipelines/tasks/{task}/{name}.py" for name in ("module", "records", "score", "served")),
+        f"pipelines/families/{family}.py",
+    ]
 
 
 def model_card(

@@ -56,7 +56,8 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
     """Writes ``artifacts/datasets/<dataset>`` and returns the content of its ``dataset.json``.
 
     Each split is a folder: ``x.npy`` uint8 ``[n, height, width, channels]``, ``y.npy`` int64 ``[n]`` and ``keys.txt``,
-    a key a line; ``sha256`` in ``dataset.json`` is over the three, in this order.
+    a key a line; ``sha256`` in ``dataset.json`` is over the three, in this order. ``partitions`` there is each day's
+    file by its md5, so that a release can be followed back to the days that made it.
 
     Raises:
         ParamsError, PrepareError: the outputs are as before.
@@ -84,6 +85,7 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
             "labels": records.labels,
             "shape": records.shape,
             "days": [path.stem.removeprefix("date=") for path in partitions],
+            "partitions": {path.stem.removeprefix("date="): _md5(path) for path in partitions},
             "dropped": found.duplicates,
             "frozen": {
                 "edition": found.edition,
@@ -192,6 +194,12 @@ def _demand_passed(dataset: str, root: Path) -> None:
         raise PrepareError(
             f"{dataset}: validation refused this snapshot: {reasons}. See {path.with_name('report.html')}"
         )
+
+
+def _md5(path: Path) -> str:
+    """The name that DVC gives the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _sha256(folder: Path) -> str:

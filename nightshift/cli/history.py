@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nightshift.cli.connect import connect
-from nightshift.errors import NightshiftError
+from nightshift.cli.connect import RegistryOption, connect
+from nightshift.cli.lookup import known_model
 from nightshift.releases.manifest import short
 
 _COLORS = {"proven": "green", "refused": "red", "superseded": "dim"}
@@ -17,14 +17,16 @@ _COLORS = {"proven": "green", "refused": "red", "superseded": "dim"}
 
 def history(
     model: Annotated[str, typer.Argument(help="The model.")],
+    registry: RegistryOption = None,
     json: Annotated[bool, typer.Option("--json", help="A list of objects, oldest first.")] = False,
 ) -> None:
-    """Every order of a model with its outcome, oldest first: what served when, and why."""
-    connection = connect()
+    """Every order of a model with its outcome, oldest first: what served when, and why.
+
+    Example: nightshift history cifar10-cnn --json
+    """
+    connection = connect(registry=registry)
+    known_model(connection, model)
     entries = connection.ledger.history(model)
-    if not entries and model not in {info.model for info in connection.registry.list(model)}:
-        known = ", ".join(connection.ledger.models()) or "none yet"
-        raise NightshiftError(f"the ledger has no model {model}", f"models with orders: {known}")
     if json:
         rows = [
             {**order.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json") if outcome else None}

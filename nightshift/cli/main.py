@@ -41,7 +41,9 @@ VERBS = {
     "Releases and the ledger": {
         "releases": "The releases in the registry.",
         "show": "One release: files, figures, decision, lineage.",
-        "history": "What served when, and why.",
+        "diff": "What differs between two releases.",
+        "history": "Every order of a model, and what became of it.",
+        "what-served": "What answered at a moment, and why.",
         "promote": "Make a release serve by name, whatever the gate said.",
         "rollback": "Make an earlier release serve again.",
         "keep": "Protect a release from removal.",

@@ -19,6 +19,7 @@ from nightshift.releases.manifest import Name, Sha256, short
 from nightshift.releases.store import Store
 
 What = Literal["keep", "retire"]
+WHATS: tuple[What, ...] = ("keep", "retire")
 
 
 class Mark(Entry):

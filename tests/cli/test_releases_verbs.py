@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from nightshift.cli.connect import connect
 from nightshift.cli.main import app
 from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseUnknown
+from nightshift.releases.marks import Marks
 from nightshift.stack.settings import Stack
 from tests.serving.world import World
 
@@ -49,6 +51,63 @@ def test_releases_lists_what_is_published_and_marks_the_champion(world: World, s
     text = run("releases", "toy")
     assert champion[:12] in text
     assert text.count("champion") == 1
+
+
+def test_releases_say_what_is_kept_retired_on_its_way_and_how_good(world: World, served: tuple[str, str]) -> None:
+    champion, refused = served
+    coming = world.publish(2)
+    world.order(coming)
+    marks = Marks(world.store)
+    marks.put("toy", "keep", champion, who="kim", reason="r")
+    marks.put("toy", "retire", refused, who="kim", reason="r")
+    rows = {row["digest"]: row for row in json.loads(run("releases", "--json"))}
+    words = ("champion", "ordered", "kept", "retired")
+    assert {digest: [word for word in words if row[word]] for digest, row in rows.items()} == {
+        champion: ["champion", "kept"],
+        refused: ["retired"],
+        coming: ["ordered"],
+    }
+    assert rows[champion]["accuracy"] == 0.71
+    assert "71.00%" in run("releases")
+    other = json.loads(run("releases", "--registry", str(world.folder / "nothing"), "--json"))
+    assert other == []
+
+
+def test_what_served_names_the_champion_of_then_why_and_what_was_on_its_way(
+    world: World, served: tuple[str, str]
+) -> None:
+    champion, refused = served
+    (_, proven), (order, refusal) = world.ledger.history("toy")
+    between = (order.ordered_at + (refusal.at - order.ordered_at) / 2).isoformat()
+    found = json.loads(run("what-served", "toy", "--at", between, "--json"))
+    assert (found["digest"], found["order"]["reason"]) == (champion, "first night")
+    assert [each["digest"] for each in found["under_way"]] == [refused]
+    assert found["under_way"][0]["outcome"]["state"] == "refused"
+    text = run("what-served", "toy", "--at", between)
+    for words in (champion, "order 1", "first night", "run r1", f"{refused[:12]} by order 2", "may have answered"):
+        assert words in text
+    before = proven.at - timedelta(days=1)
+    assert json.loads(run("what-served", "toy", "--at", before.isoformat(), "--json"))["digest"] is None
+    assert "nothing was proven by then" in run("what-served", "toy", "--at", before.isoformat())
+
+
+@pytest.mark.parametrize("at", ["yesterday", "2026-11-24T03:12"])
+def test_what_served_asks_for_a_time_with_a_zone(world: World, served: tuple[str, str], at: str) -> None:
+    with pytest.raises(NightshiftError) as caught:
+        run("what-served", "toy", "--at", at)
+    assert caught.value.exit_code == 2
+    assert "2026-11-24T03:12Z" in caught.value.next_step
+
+
+def test_diff_of_two_releases_names_what_differs(world: World, served: tuple[str, str]) -> None:
+    champion, refused = served
+    world.registry.manifest("toy", champion)
+    found = json.loads(run("diff", "toy", refused[:9], "--json"))
+    assert (found["a"], found["b"]) == (champion, refused)
+    assert set(found["release"]) == {"model digest"}
+    text = run("diff", champion, refused)
+    assert "model digest" in text
+    assert "no difference: data, code, params, toolchain, metrics" in text
 
 
 def test_releases_of_an_empty_registry_say_so(world: World) -> None:

@@ -1,5 +1,6 @@
 """A checkout with prepared rows that a model learns in a second: images of one color, labeled by it."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -51,9 +52,9 @@ def checkout(root: Path, *, labels: Sequence[str] = LABELS, **train: Any) -> Pat
         "publish": rows(data / "publish", 40, 5),
     }
     frozen = {"edition": "start", "waiting": 0, "retired": 0, "least": 1000}
-    described = {
-        "labels": list(labels), "shape": SHAPE, "days": ["2026-01-01", "2026-01-02"], "frozen": frozen, "splits": splits
-    }  # fmt: skip
+    days = ["2026-01-01", "2026-01-02"]
+    described = {"labels": list(labels), "shape": SHAPE, "days": days, "frozen": frozen, "splits": splits}
+    described["partitions"] = {day: hashlib.md5(day.encode()).hexdigest() for day in days}
     (data / "dataset.json").write_text(json.dumps(described))
     champion(root, None)
     return root

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import yaml
 
 from nightshift.releases import golden, manifest
 from pipelines import evaluate, gate, package
 from pipelines.params.section import ParamsError
 from tests.pipelines.models import LABELS, MODEL, SHAPE, checkout, make_model
+from tests.pipelines.small import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,8 @@ def test_the_release_is_whole_and_verifies(root: Path) -> None:
     folder = packaged(root)
     found = manifest.verify(folder)
     files = {file.path for file in found.files}
-    assert files == {"model.onnx", "weights.safetensors", "golden.json", "decision.json", "model_card.md"}
+    made = {"model.onnx", "weights.safetensors", "golden.json", "metrics.json", "decision.json", "model_card.md"}
+    assert files == made
     assert (found.model, found.task, found.input.kind) == (MODEL, "image_classification", "image")
     assert list(found.input.labels) == LABELS
     assert found.signature.inputs[0].shape == (-1, *SHAPE)
@@ -73,6 +76,29 @@ def test_the_lineage_names_what_train_left_as_dvc_names_it(root: Path) -> None:
     assert lineage["dataset"]["splits"]["test"]["rows"] == 60
     assert lineage["opponent"] is None
     assert lineage["params"]["train"]["epochs"] == 8
+    assert lineage["params"]["gate"]["inconclusive"] == "keep"
+    assert lineage["toolchain"]["torch"]
+    described = (root / "artifacts/datasets/cifar10/dataset.json").read_bytes()
+    assert lineage["dataset"]["md5"] == hashlib.md5(described).hexdigest()
+    assert lineage["dataset"]["partitions"] == json.loads(described)["partitions"]
+    assert "Krizhevsky" in lineage["dataset"]["source"]
+    assert "redistribute" in lineage["dataset"]["licence"]
+
+
+def test_the_code_in_the_lineage_is_what_train_evaluate_and_gate_depend_on(root: Path) -> None:
+    """Their own files in dvc.yaml, but for those that only read parameters: each by its md5, and each a dependency."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+    def deps(stage: str) -> set[str]:
+        found = (dep.replace("${item.task}", "image_classification") for dep in stages[stage]["do"]["deps"])
+        return {dep.replace("${item.family}", "cnn") for dep in found if dep.endswith(".py")}
+
+    code = manifest.verify(packaged(root)).lineage["code"]
+    judging = deps("train") | deps("evaluate") | deps("gate")
+    assert set(code) == {dep for dep in judging if not dep.startswith("pipelines/params/")}
+    assert set(code) <= deps("package")
+    for path, md5 in code.items():
+        assert md5 == hashlib.md5((root / path).read_bytes()).hexdigest()
 
 
 def test_a_file_left_by_an_earlier_attempt_is_not_released(root: Path) -> None:

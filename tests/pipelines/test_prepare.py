@@ -68,6 +68,10 @@ def test_each_row_has_its_image_label_and_key(tmp_path: Path, landing: Path) -> 
     assert described["labels"] == LABELS
     assert described["shape"] == [8, 8, 3]
     assert described["days"] == ["2026-01-01", "2026-01-02"]
+    assert described["partitions"] == {
+        day: hashlib.md5((root / f"data/small/date={day}.parquet").read_bytes()).hexdigest()
+        for day in described["days"]
+    }
     assert 5 <= described["splits"]["val"]["rows"] <= 30
     assert sum(described["splits"][s]["rows"] for s in ("train", "val")) == 80
     assert json.loads((root / "artifacts/datasets/small/dataset.json").read_text()) == described

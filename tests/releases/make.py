@@ -80,7 +80,7 @@ def make_release(
     make_program(folder / manifests.PROGRAM, seed)
     golden = make_golden(folder / manifests.PROGRAM, off=off)
     (folder / manifests.GOLDEN).write_text(json.dumps(golden))
-    decision = {"verdict": verdict, "reasons": ["accuracy 0.71 is at least 0.6"]}
+    decision = {"verdict": verdict, "accuracy": 0.71, "reasons": ["accuracy 0.71 is at least 0.6"]}
     (folder / "decision.json").write_text(json.dumps(decision))
     (folder / "model_card.md").write_text(card + "\n")
     manifest = manifests.build(
