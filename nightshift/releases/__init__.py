@@ -8,5 +8,8 @@ entries    what the ledger is made of: create-only JSON, each with its checksum
 ledger     ledger/<model>/orders/<n>.json and …/outcomes/<n>.json
 marks      ledger/<model>/marks/<n>.json: what people keep and retire
 collect    removals/<model>/<digest>.json: what nobody needs any more, and its removal
+moment     what served when
+compare    two releases side by side
+verify     every digest of a registry, computed again
 promotion  order, proof, outcome: deploy, promote and rollback are one function
 """

@@ -124,3 +124,23 @@ def test_gc_with_a_champion_file_that_it_cannot_read_removes_nothing(world: Worl
     with pytest.raises(NightshiftError, match=r"champions/toy\.json"):
         run("gc", "--days", "0")
     assert world.registry.list()
+
+
+def test_verify_ends_with_0_when_all_is_whole_and_with_1_naming_all_that_is_not(world: World) -> None:
+    first, second = world.publish(0), world.publish(1)
+    world.order(first, "proven")
+    whole = json.loads(run("verify", "--json"))
+    assert (whole["objects"], whole["wrong"]) == (12, [])
+    assert whole["bytes"] == sum(
+        path.stat().st_size for path in (world.folder / "registry").rglob("*.*") if path.is_file()
+    )
+    for digest in (first, second):
+        world.store.put(f"releases/toy/{digest}/model_card.md", b"a toy?\n")
+    result = RUNNER.invoke(app, ["verify"], env={"COLUMNS": "200"})
+    assert result.exit_code == 1
+    for digest in (first, second):
+        assert f"releases/toy/{digest}/model_card.md has" in result.stdout
+    assert "2 of 12 objects are wrong" in result.stdout
+    one = RUNNER.invoke(app, ["verify", "toy", second[:8], "--json"])
+    assert one.exit_code == 1
+    assert [each["key"] for each in json.loads(one.stdout)["wrong"]] == [f"releases/toy/{second}/model_card.md"]
