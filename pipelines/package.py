@@ -83,13 +83,11 @@ def main(model: str) -> None:
 
 
 def code(task: str, family: str) -> list[str]:
-    """The files that decide what a model of this task and family becomes; they are this stage's dependencies too."""
+    """The files that train a model of this task and family; they are this stage's dependencies too."""
     return [
         "pipelines/train.py",
         *(f"pipelines/training/{name}.py" for name in ("batches", "export", "fit", "lightning")),
-        "pipelines/evaluate.py",
-        "pipelines/gate.py",
-        *(f"pipelines/tasks/{task}/{name}.py" for name in ("module", "records", "score", "served")),
+        *(f"pipelines/tasks/{task}/{name}.py" for name in ("module", "records")),
         f"pipelines/families/{family}.py",
     ]
 
