@@ -54,7 +54,7 @@ up-team: env ## build and start docker-compose.yml, until everything is healthy
 	@echo "user admin; password: see NIGHTSHIFT_AIRFLOW_PASSWORD in .nightshift/team/init.env"
 
 down-team: ## stop docker-compose.yml; volumes stay
-	@docker compose --profile gpu down
+	@docker compose --profile gpu --profile watch down
 
 test: install check ## lint, types, contracts and the tests but for the long ones
 	$(BIN)/python -m pytest

@@ -32,8 +32,18 @@ CHOICES = {
     "NIGHTSHIFT_AIRFLOW_PORT": ("8080", "Airflow's port there"),
     "NIGHTSHIFT_ENDPOINT_PORT": ("8000", "the load balancer's port there"),
     "NIGHTSHIFT_S3_PORT": ("8333", "S3's port there, for `dvc pull`"),
+    "NIGHTSHIFT_PROMETHEUS_PORT": (
+        "9090",
+        "Prometheus' port, on loopback whatever the address: it asks for no password",
+    ),
+    "NIGHTSHIFT_GRAFANA_PORT": ("3000", "Grafana's port, with `--profile watch`, on loopback too"),
     "NIGHTSHIFT_AIRFLOW_URL": ("http://localhost:8080", "Airflow as people reach it"),
     "NIGHTSHIFT_ENDPOINT_HOSTS": ("", "the names by which others reach the endpoint, separated by commas"),
+    "NIGHTSHIFT_SAMPLE_RATE": (
+        "",
+        "the share of requests whose inputs and answers are kept, 0.01 or MODEL=0.1,…: none",
+    ),
+    "NIGHTSHIFT_SAMPLE_LEAVE_OUT": ("", "what is left out of them: inputs, outputs, key, input:NAME, output:NAME"),
     "NIGHTSHIFT_BRANCH": ("main", "the branch that nights run and record on"),
     "NIGHTSHIFT_REPO": (REPOSITORY, "the repository with that branch; this one is made by the service `init`"),
     "NIGHTSHIFT_NOTIFY_URL": ("", "whom nights that need somebody are told to, a URL of apprise's (docs/told.md)"),
@@ -64,6 +74,8 @@ def write(root: Path, environ: Mapping[str, str] = os.environ) -> list[Path]:
         redis="redis:6379",
         endpoints=tuple(f"http://{name}:8000" for name in REPLICAS),
         hosts=(*REPLICAS, BALANCER, *filter(None, chosen["NIGHTSHIFT_ENDPOINT_HOSTS"].replace(" ", "").split(","))),
+        sample_rate=chosen["NIGHTSHIFT_SAMPLE_RATE"],
+        sample_leave_out=chosen["NIGHTSHIFT_SAMPLE_LEAVE_OUT"],
         notify_url=chosen["NIGHTSHIFT_NOTIFY_URL"],
         heartbeat_url=chosen["NIGHTSHIFT_HEARTBEAT_URL"],
     )

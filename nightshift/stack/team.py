@@ -15,7 +15,10 @@ dag-processor      Airflow's database; reads the repository
 events-worker      the broker; the repository; S3 as worker; the deployer's key; the endpoint's replicas and key; whom
                    the nights are told to
 worker, gpu-worker the broker; S3 as worker
-endpoint           S3 as endpoint; the digest of the key of whoever deploys; the names it may be asked by
+endpoint           S3 as endpoint; the digests of the keys of whoever deploys and of Prometheus; the names it may be
+                   asked by; the share of requests that it keeps
+prometheus         a key of the endpoint that opens its metrics only
+grafana            the first user's password
 =================  =========================================================================================
 
 Queues: the tasks that touch the repository or the ledger, or write to people, go to ``events``, a stage to
@@ -42,10 +45,10 @@ from nightshift.stack.private import new_endpoint_key
 POSTGRES, REDIS, S3, INIT = "postgres", "redis", "s3", "init"
 API, SCHEDULER, DAG_PROCESSOR = "api-server", "scheduler", "dag-processor"
 EVENTS_WORKER, WORKER, GPU_WORKER = "events-worker", "worker", "gpu-worker"
-ENDPOINT = "endpoint"
+ENDPOINT, PROMETHEUS, GRAFANA = "endpoint", "prometheus", "grafana"
 SERVICES = (
     *(POSTGRES, REDIS, S3, INIT, API, SCHEDULER, DAG_PROCESSOR),
-    *(EVENTS_WORKER, WORKER, GPU_WORKER, ENDPOINT),
+    *(EVENTS_WORKER, WORKER, GPU_WORKER, ENDPOINT, PROMETHEUS, GRAFANA),
 )
 QUEUES = {EVENTS_WORKER: "events", WORKER: "default", GPU_WORKER: "gpu"}
 
@@ -59,7 +62,7 @@ QUEUED_TRIES = 24 * 3600 // QUEUED_AGAIN_S
 
 
 def new_secrets() -> dict[str, Any]:
-    """Random ones, for ``Team.secrets``: ``s3``, ``airflow``, ``databases``, ``redis``, ``endpoint``."""
+    """Random ones, for ``Team.secrets``: ``s3``, ``airflow``, ``databases``, ``redis``, ``endpoint``, ``grafana``."""
     return {
         "s3": s3.new_secrets(),
         "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
@@ -69,7 +72,8 @@ def new_secrets() -> dict[str, Any]:
         },
         "databases": {role: random_secrets.token_urlsafe(24) for role in ("postgres", *DATABASES)},
         "redis": random_secrets.token_urlsafe(24),
-        "endpoint": {"key": new_endpoint_key()},
+        "endpoint": {"key": new_endpoint_key(), "metrics_key": new_endpoint_key()},
+        "grafana": random_secrets.token_urlsafe(12),
     }
 
 
@@ -87,6 +91,8 @@ class Team:
     redis: str  # host:port
     endpoints: tuple[str, ...]  # the replicas' URLs, each of its own: every one must prove a release
     hosts: tuple[str, ...] = ()  # the names by which the replicas are asked, beside loopback's
+    sample_rate: str = ""  # of the endpoint's requests, and what is left out of the samples (docs/watching.md)
+    sample_leave_out: str = ""
     notify_url: str = ""  # whom the nights are told to (docs/told.md), and what is called after each; both secret
     heartbeat_url: str = ""
     listen: str = "0.0.0.0"  # noqa: S104 - inside a container's network; what is published is Compose's to say
@@ -104,9 +110,28 @@ class Team:
         if service == ENDPOINT:
             told = self._s3("endpoint")
             del told["NIGHTSHIFT_WORK"]  # not its business
-            told["NIGHTSHIFT_ENDPOINT_KEY_SHA256"] = sha256(self.secrets["endpoint"]["key"].encode()).hexdigest()
+            for name, key in (("ENDPOINT_KEY", "key"), ("METRICS_KEY", "metrics_key")):
+                digest = sha256(self.secrets["endpoint"][key].encode()).hexdigest()
+                told[f"NIGHTSHIFT_{name}_SHA256"] = digest
             told["NIGHTSHIFT_ALLOW_HOSTS"] = ",".join(self.hosts)
-            return home | told
+            sampling = {
+                "NIGHTSHIFT_SAMPLE_RATE": self.sample_rate,
+                "NIGHTSHIFT_SAMPLE_LEAVE_OUT": self.sample_leave_out,
+            }
+            return home | told | {name: value for name, value in sampling.items() if value}
+        if service == PROMETHEUS:
+            return {"NIGHTSHIFT_METRICS_KEY": self.secrets["endpoint"]["metrics_key"]}
+        if service == GRAFANA:
+            return {
+                "GF_SECURITY_ADMIN_USER": USER,
+                "GF_SECURITY_ADMIN_PASSWORD": self.secrets["grafana"],
+                # It asks nobody outside for anything.
+                "GF_ANALYTICS_REPORTING_ENABLED": "false",
+                "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+                "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
+                "GF_PLUGINS_PREINSTALL_DISABLED": "true",
+                "GF_NEWS_NEWS_FEED_ENABLED": "false",
+            }
         options, ours = self._airflow(service, checkout), dict[str, str]()
         if service == INIT:
             ours = self._s3("admin") | {"NIGHTSHIFT_AIRFLOW_PASSWORD": self.secrets["airflow"]["password"]}

@@ -55,7 +55,7 @@ def test_a_service_gains_no_rights(name: str):
 @each_service
 def test_an_image_is_pinned_to_a_release(name: str):
     image = SERVICES[name]["image"]
-    assert image in OURS or re.fullmatch(r"[\w/]+:\d+\.\d+(\.\d+)?", image)
+    assert image in OURS or re.fullmatch(r"[\w/]+:v?\d+\.\d+(\.\d+)?", image)
 
 
 @each_dockerfile
@@ -69,7 +69,13 @@ def test_a_base_image_is_pinned_and_the_user_is_not_root(file: Path):
 @each_service
 def test_nothing_is_published_beyond_loopback_unless_asked(name: str):
     for port in SERVICES[name].get("ports", []):
-        assert port.startswith("${NIGHTSHIFT_BIND:-127.0.0.1}:")
+        assert port.startswith(("${NIGHTSHIFT_BIND:-127.0.0.1}:", "127.0.0.1:"))
+
+
+def test_what_asks_for_no_password_is_never_published_beyond_loopback():
+    assert SERVICES["prometheus"]["ports"] == ["127.0.0.1:${NIGHTSHIFT_PROMETHEUS_PORT:-9090}:9090"]
+    assert SERVICES["grafana"]["networks"] == ["watching"]
+    assert {name for name in SERVICES if "watching" in SERVICES[name]["networks"]} == {"prometheus", "grafana"}
 
 
 def test_seaweedfs_is_reached_through_its_s3_port_only():

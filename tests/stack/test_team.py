@@ -61,6 +61,8 @@ def test_each_secret_is_told_only_to_those_whose_work_needs_it(told, made):
     assert who_is_told(told, keys["endpoint"]["secret"]) == {"endpoint"}
     assert who_is_told(told, keys["reader"]["secret"]) == {"api-server"}
     assert who_is_told(told, made.secrets["endpoint"]["key"]) == {"events-worker", "init"}
+    assert who_is_told(told, made.secrets["endpoint"]["metrics_key"]) == {"prometheus"}
+    assert who_is_told(told, made.secrets["grafana"]) == {"grafana"}
     assert who_is_told(told, made.notify_url) == {"events-worker"}
     assert who_is_told(told, made.secrets["airflow"]["jwt_secret"]) == airflow
     assert who_is_told(told, made.secrets["airflow"]["fernet_key"]) == airflow
