@@ -46,6 +46,7 @@ VERBS = {
         "what-served": "What answered at a moment, and why.",
         "promote": "Make a release serve by name, whatever the gate said.",
         "rollback": "Make an earlier release serve again.",
+        "copy": "A release, or all and the ledger, to another registry.",
         "verify": "Compute every digest of the registry again.",
         "keep": "Protect a release from removal.",
         "retire": "End a model or a release: never ordered again.",

@@ -8,6 +8,7 @@ entries    what the ledger is made of: create-only JSON, each with its checksum
 ledger     ledger/<model>/orders/<n>.json and …/outcomes/<n>.json
 marks      ledger/<model>/marks/<n>.json: what people keep and retire
 collect    removals/<model>/<digest>.json: what nobody needs any more, and its removal
+copy       a release by its digest, or all of them and the ledger, into another registry
 moment     what served when
 compare    two releases side by side
 verify     every digest of a registry, computed again

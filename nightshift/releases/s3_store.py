@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-class S3Store:
-    """A store in a bucket. Endpoint, keys and region are boto3's own settings (AWS_ENDPOINT_URL, …)."""
+_AWS = "AWS S3"
 
-    def __init__(self, bucket: str, prefix: str):
+
+class S3Store:
+    """A store in a bucket. Endpoint, keys and region are boto3's own settings (AWS_ENDPOINT_URL, …).
+
+    With a ``profile`` of ~/.aws they are that profile's and nothing of the environment; ``endpoint`` wins over both.
+    """
+
+    def __init__(self, bucket: str, prefix: str, endpoint: str | None = None, profile: str | None = None):
+        self._endpoint, self._profile = endpoint, profile
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -34,11 +41,16 @@ class S3Store:
             from botocore.config import Config
 
             # A session of its own: a shared one keeps the keys that it saw first, whatever the environment says.
-            made: Any = botocore.session.Session().create_client(
+            session = botocore.session.Session(profile=self._profile)
+            if self._profile and not self._endpoint:
+                self._endpoint = session.get_scoped_config().get("endpoint_url")
+            made: Any = session.create_client(
                 "s3",
+                endpoint_url=self._endpoint,
                 config=Config(
+                    ignore_configured_endpoint_urls=self._profile is not None,  # type: ignore[call-arg]  # the stubs lack it
                     # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.
-                    s3={"addressing_style": "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"},
+                    s3={"addressing_style": "auto" if self._where == _AWS else "path"},
                     retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS") or 3)},
                     connect_timeout=5,
                     read_timeout=60,
@@ -46,6 +58,10 @@ class S3Store:
             )
             self._made = made
         return self._made
+
+    @property
+    def _where(self) -> str:
+        return self._endpoint or (not self._profile and os.environ.get("AWS_ENDPOINT_URL")) or _AWS
 
     def get(self, key: str) -> bytes:
         with self._watch(key):
@@ -152,7 +168,7 @@ class S3Store:
     def _watch(self, key: str) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
-        where = os.environ.get("AWS_ENDPOINT_URL") or "AWS S3"
+        where = self._where
         try:
             yield
         except ClientError as error:

@@ -68,15 +68,18 @@ class Store(Protocol):
         """Raises StoreDenied when ``put`` would; writes nothing."""
 
 
-def open_store(url: str) -> Store:
-    """The store of ``s3://bucket[/prefix]`` or of a folder's path (which may not exist yet)."""
+def open_store(url: str, *, endpoint: str | None = None, profile: str | None = None) -> Store:
+    """The store of ``s3://bucket[/prefix]`` or of a folder's path (which may not exist yet).
+
+    A bucket is reached with the environment's endpoint and keys, or with those of another server or AWS profile.
+    """
     parts = urlsplit(url)
     if parts.scheme == "s3":
         if not parts.netloc:
             raise ReleaseError(f"{url!r} names no bucket", "write it as s3://bucket or s3://bucket/prefix")
         from nightshift.releases.s3_store import S3Store
 
-        return S3Store(parts.netloc, parts.path.strip("/"))
+        return S3Store(parts.netloc, parts.path.strip("/"), endpoint, profile)
     if parts.scheme and "://" in url:
         raise ReleaseError(f"{url!r} is neither a bucket nor a folder", "use s3://bucket[/prefix] or a folder's path")
     return FolderStore(Path(url))

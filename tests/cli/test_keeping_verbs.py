@@ -144,3 +144,17 @@ def test_verify_ends_with_0_when_all_is_whole_and_with_1_naming_all_that_is_not(
     one = RUNNER.invoke(app, ["verify", "toy", second[:8], "--json"])
     assert one.exit_code == 1
     assert [each["key"] for each in json.loads(one.stdout)["wrong"]] == [f"releases/toy/{second}/model_card.md"]
+
+
+def test_copy_of_a_release_and_of_all_as_typed(world: World, tmp_path: Path) -> None:
+    digest = world.publish(0)
+    world.order(digest, "proven")
+    away = str(tmp_path / "away")
+    assert f"toy {digest[:12]} copied to {away}" in run("copy", "toy", digest[:8], away)
+    assert f"toy {digest[:12]} is whole already in {away}" in run("copy", "toy", digest[:8], away)
+    assert json.loads(run("copy", "--all", away, "--json")) == {"to": away, "releases": 0, "entries": 2}
+    assert json.loads(run("history", "toy", "--registry", away, "--json"))[0]["digest"] == digest
+    for wrong in (["toy", away], ["--all", "toy", digest, away], ["--all", away, "--to-profile", "x"]):
+        with pytest.raises(NightshiftError) as caught:
+            run("copy", *wrong)
+        assert caught.value.exit_code == 2
