@@ -32,7 +32,8 @@ def status(
 
 
 def _variables(stack: Stack) -> dict[str, str]:
-    """What a script on this machine needs to speak to the stack; the S3 keys may read releases, not write them."""
+    """What a script on this machine needs to speak to the stack; the S3 keys may read releases, not write them,
+    and the endpoint's opens its administration."""
     keys = stack.environment("worker")
     return {
         "AIRFLOW": stack.airflow_url,
@@ -42,6 +43,7 @@ def _variables(stack: Stack) -> dict[str, str]:
         "S3_KEY": keys["AWS_ACCESS_KEY_ID"],
         "S3_SECRET": keys["AWS_SECRET_ACCESS_KEY"],
         "ENDPOINT": stack.endpoint_url,
+        "ENDPOINT_KEY": stack.endpoint_key,
     }
 
 
