@@ -19,6 +19,7 @@ class Call:
     verb: str  # "infer", "predict", …; empty until it is routed
     started: float
     key: str | None = None  # the API key's name
+    counted: bool = False  # against that key's quota
     model: LoadedModel | None = None
     role: str = ""  # "champion", "canary" or "pinned"
     items: int = 0  # first dimension of the first input

@@ -1,6 +1,9 @@
 """The Open Inference Protocol v2 over REST: method, path, headers and body to an answer. No server in here."""
 
 import asyncio
+import re
+import secrets
+import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,8 +12,10 @@ from typing import Any
 
 import orjson
 
+from nightshift.serving.call import Call
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
+from nightshift.serving.guard import Guard
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import RequestError
 
@@ -18,6 +23,7 @@ MAX_BODY = 32 << 20  # bytes
 BODY_TIMEOUT_S = 10.0
 _INLINE_BODY = 128 << 10  # a bigger body, or a model slower than this, would hold up everybody in the event loop
 _INLINE_SECONDS = 0.002
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass
@@ -30,9 +36,11 @@ class Answer:
 class Rest:
     """``about`` adds what the process knows of itself (registry, checkout) to /status."""
 
-    def __init__(self, engine: Engine, follower: Follower, about: Mapping[str, Any]):
+    def __init__(self, engine: Engine, follower: Follower, guard: Guard, about: Mapping[str, Any]):
         self.engine = engine
         self.follower = follower
+        self.guard = guard
+        self.watchers: list[Callable[[Call], None]] = [guard.watch]
         self.about = dict(about)
         self._threads = ThreadPoolExecutor(thread_name_prefix="infer")
 
@@ -40,15 +48,24 @@ class Rest:
         self, method: str, path: str, header: Callable[[str], str | None], body: AsyncIterable[bytes]
     ) -> Answer:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
-        found: list[LoadedModel] = []
+        call = Call(request_id(header("x-request-id")), "rest", "", time.perf_counter())
         try:
-            result = await self._route(method, path, header, body, found)
+            if method == "OPTIONS" and (allowed := self.guard.cors(header)):
+                return Answer(204, b"", allowed)
+            result = await self._route(method, path, header, body, call)
         except RequestError as error:
+            call.error = error.message
             result = _json(error.status, {"error": error.message})
+            result.headers += error.headers
             if error.status == 405:
                 result.headers.append(("allow", "POST" if method in ("GET", "HEAD") else "GET, HEAD"))
-        for model in found:  # every answer of a model, a refusal too, names the digest that gave it
-            result.headers += [("nightshift-model", model.name), ("nightshift-digest", model.digest)]
+        call.status = result.status
+        if call.model and call.status not in (401, 403, 421):
+            # Every answer of a model, a refusal too, names the digest that gave it.
+            result.headers += [("nightshift-model", call.model.name), ("nightshift-digest", call.model.digest)]
+        result.headers += [("x-request-id", call.id), *self.guard.cors(header)]
+        for watch in self.watchers:
+            watch(call)
         return result
 
     async def _route(
@@ -57,7 +74,7 @@ class Rest:
         path: str,
         header: Callable[[str], str | None],
         body: AsyncIterable[bytes],
-        found: list[LoadedModel],
+        call: Call,
     ) -> Answer:
         match path.removeprefix("/").split("/"):
             case ["v2", "health", "live"]:
@@ -70,29 +87,43 @@ class Rest:
                 return _json(200, {"ready": True})
             case ["v2"]:
                 _only(method, "GET")
+                self.guard.enter(call, "infer", header)
                 version = package_version("nightshift-ml")
                 return _json(200, {"name": "nightshift", "version": version, "extensions": []})
             case ["status"]:
                 _only(method, "GET")
+                call.verb = "status"
+                self.guard.enter(call, "admin", header)
                 return _json(200, {**self.follower.status(), **self.about})
             case ["refresh"]:
                 _only(method, "POST")
+                call.verb = "refresh"
+                self.guard.enter(call, "admin", header)
+                self.guard.refresh()
                 self.follower.refresh()
                 return _json(200, {"refreshing": True})
             case ["v2", "models", name, *rest]:
                 version_, verb = _version_and_verb(rest, path)
                 _only(method, "POST" if verb == "infer" else "GET")
-                model = self.engine.find(name, version_)
-                found.append(model)
+                call.verb = verb or "metadata"
+                model = self._find(call, name, version_, header)
                 if verb == "infer":
-                    return await self._infer(model, header, body)
+                    return await self._infer(call, model, header, body)
                 if verb == "ready":
                     return _json(200, {"name": model.name, "ready": True})
                 return _json(200, model.metadata())
         raise _no_path(path)
 
+    def _find(self, call: Call, name: str, version: str | None, header: Callable[[str], str | None]) -> LoadedModel:
+        """The model, if its caller may ask it; who has no key is not told which models there are."""
+        try:
+            call.model = self.engine.find(name, version)
+        finally:
+            self.guard.enter(call, "infer", header)
+        return call.model
+
     async def _infer(
-        self, model: LoadedModel, header: Callable[[str], str | None], body: AsyncIterable[bytes]
+        self, call: Call, model: LoadedModel, header: Callable[[str], str | None], body: AsyncIterable[bytes]
     ) -> Answer:
         if header("content-encoding") not in (None, "identity"):
             raise RequestError(
@@ -104,16 +135,25 @@ class Rest:
             )
         data = await _whole(header("content-length"), body)
         if len(data) <= _INLINE_BODY and model.seconds <= _INLINE_SECONDS:
-            return _infer(model, data)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _infer, model, data)
+            return _infer(call, model, data)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _infer, call, model, data)
 
 
-def _infer(model: LoadedModel, data: bytes) -> Answer:
+def _infer(call: Call, model: LoadedModel, data: bytes) -> Answer:
     try:
         request = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
-    return _json(200, model.infer(request))
+    started = time.perf_counter()
+    answer = model.infer(request)
+    call.computed = time.perf_counter() - started
+    call.items = request["inputs"][0]["shape"][0] if request["inputs"][0]["shape"] else 1
+    return _json(200, answer)
+
+
+def request_id(given: str | None) -> str:
+    """The client's own id of its request when it is short and plain, else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 async def _whole(length: str | None, body: AsyncIterable[bytes]) -> bytes:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,25 @@ from granian.server.embed import Server
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
+from nightshift.serving import guard as guards
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
+from nightshift.serving.guard import Guard
 from nightshift.serving.rest import Rest
 
 log = logging.getLogger("nightshift.serving")
 
 
-def serve(registry: str, host: str, port: int, copies: Path, checkout: str | None) -> None:
+def serve(
+    registry: str,
+    host: str,
+    port: int,
+    copies: Path,
+    checkout: str | None,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    tls: tuple[Path, Path] | None = None,
+) -> None:
     """Serve what the ledger of this registry (bucket or folder) wants until SIGTERM or SIGINT.
 
     ``copies`` keeps whole releases by digest; ``checkout`` is told in /status, so that a stack knows its own endpoint.
@@ -34,8 +46,9 @@ def serve(registry: str, host: str, port: int, copies: Path, checkout: str | Non
     store = open_store(registry)
     engine = Engine()
     follower = Follower(Registry(store), Ledger(store), engine, copies)
-    rest = Rest(engine, follower, {"registry": store.url, "checkout": checkout})
-    uvloop.run(_serve(rest, follower, host, port))
+    guard = guards.make(registry, host, port, copies, hosts, origins)
+    rest = Rest(engine, follower, guard, {"registry": store.url, "checkout": checkout})
+    uvloop.run(_serve(rest, follower, guard, host, port, tls))
 
 
 def is_taken(host: str, port: int) -> bool:
@@ -50,7 +63,9 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
-async def _serve(rest: Rest, follower: Follower, host: str, port: int) -> None:
+async def _serve(
+    rest: Rest, follower: Follower, guard: Guard, host: str, port: int, tls: tuple[Path, Path] | None
+) -> None:
     server = Server(
         _app(rest),
         address=host,
@@ -60,6 +75,8 @@ async def _serve(rest: Rest, follower: Follower, host: str, port: int) -> None:
         websockets=False,
         backlog=1024,
         log_enabled=False,
+        ssl_cert=tls[0] if tls else None,
+        ssl_key=tls[1] if tls else None,
     )
 
     def stop() -> None:
@@ -70,9 +87,11 @@ async def _serve(rest: Rest, follower: Follower, host: str, port: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     follower.start()
-    log.info("endpoint at http://%s:%d follows %s", host, port, rest.about["registry"])
+    guard.start()
+    log.info("endpoint at %s://%s:%d follows %s", "https" if tls else "http", host, port, rest.about["registry"])
     await server.serve()
     follower.stop()
+    guard.stop()
     log.info("stopped")
 
 

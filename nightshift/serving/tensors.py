@@ -34,12 +34,13 @@ _MAX_ELEMENTS = 1 << 40  # a guard for the product of absurd dimensions; the bod
 
 
 class RequestError(Exception):
-    """What is wrong with a request, in one sentence that names the field or tensor, and its HTTP status."""
+    """What is wrong with a request, in one sentence that names the field or tensor; its HTTP status and headers."""
 
-    def __init__(self, status: int, message: str):
+    def __init__(self, status: int, message: str, headers: Sequence[tuple[str, str]] = ()):
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers
 
 
 def read(tensors: Any, expected: Sequence[Tensor]) -> dict[str, np.ndarray]:

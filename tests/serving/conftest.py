@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,10 @@ def start(world: World) -> Iterator[Callable[..., Endpoint]]:
     """Starts endpoints on the world's registry and stops what still runs."""
     started: list[Endpoint] = []
 
-    def start(environment: Mapping[str, str] | None = None, copies: str = "copies") -> Endpoint:
-        started.append(world.endpoint(environment, copies).start())
+    def start(
+        environment: Mapping[str, str] | None = None, copies: str = "copies", options: Sequence[str] = ()
+    ) -> Endpoint:
+        started.append(world.endpoint(environment, copies, options).start())
         return started[-1]
 
     yield start

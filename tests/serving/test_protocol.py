@@ -72,7 +72,7 @@ def test_alive_ready_and_model_ready_are_200(served, path: str) -> None:
 def test_status_says_what_serves_by_which_order(served) -> None:
     world, endpoint, digest = served
     status = endpoint.status()
-    assert status["models"]["toy"] == {"serving": digest, "sequence": 1, "refused": None}
+    assert status["models"]["toy"] == {"serving": digest, "sequence": 1, "refused": None, "retired": None}
     assert status["registry"] == world.store.url
     assert status["problem"] is None
 
@@ -203,7 +203,7 @@ def test_a_body_that_is_too_big_is_413_before_it_is_read(served) -> None:
             yield b" " * (1 << 20)
 
     declared = send_raw(
-        endpoint.port, b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
+        endpoint.port, b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
     )
     assert b" 413 " in declared
     assert b"32 MiB" in declared
@@ -220,7 +220,7 @@ def test_a_chunk_that_is_none_is_400_and_the_endpoint_lives(served) -> None:
     _, endpoint, _ = served
     answer = send_raw(
         endpoint.port,
-        b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n",
+        b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n",
     )
     assert b" 400 " in answer
     assert endpoint.infer().status_code == 200
@@ -231,7 +231,9 @@ def test_a_body_that_stops_coming_is_408_after_ten_seconds(served) -> None:
     _, endpoint, _ = served
     started = time.monotonic()
     answer = send_raw(
-        endpoint.port, b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}", seconds=15
+        endpoint.port,
+        b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{}",
+        seconds=15,
     )
     assert b" 408 " in answer
     assert 9 < time.monotonic() - started < 14

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,17 @@ class World:
             self.ledger.settle(order, Outcome(state=state, reason="a test", at=now()))
         return order
 
-    def endpoint(self, environment: Mapping[str, str] | None = None, copies: str = "copies") -> "Endpoint":
-        return Endpoint(self.store.url, self.folder / copies, environment or {})
+    def endpoint(
+        self, environment: Mapping[str, str] | None = None, copies: str = "copies", options: Sequence[str] = ()
+    ) -> "Endpoint":
+        return Endpoint(self.store.url, self.folder / copies, environment or {}, options)
 
 
 class Endpoint:
     """`nightshift serve` as a child process."""
 
-    def __init__(self, registry: str, copies: Path, environment: Mapping[str, str]):
-        self.registry, self.copies = registry, copies
+    def __init__(self, registry: str, copies: Path, environment: Mapping[str, str], options: Sequence[str] = ()):
+        self.registry, self.copies, self.options = registry, copies, options
         self.environment = {**os.environ, "NIGHTSHIFT_ENDPOINT_KEY_SHA256": digest(KEY), **environment}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -94,7 +96,7 @@ class Endpoint:
 
     def start(self) -> "Endpoint":
         command = [sys.executable, "-m", "nightshift.cli.main", "serve", "--registry", self.registry]
-        command += ["--port", str(self.port), "--cache", str(self.copies)]
+        command += ["--port", str(self.port), "--cache", str(self.copies), *self.options]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

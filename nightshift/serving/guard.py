@@ -1,0 +1,296 @@
+"""Who may ask: the host that a request names, its API key, the key's scopes, rate and quota.
+
+On the hot path there is one SHA-256, one look-up and, for a key with a rate, one lock; keys, usage and the audit log
+are read and written by a thread.
+
+On loopback, while no key was ever made, models are open and only metrics and administration need a key: the stack's
+own. With the first key made, or at any other address, everything needs one but health, the documents and their pages.
+"""
+
+import ipaddress
+import logging
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nightshift.releases.errors import ReleaseError
+from nightshift.releases.store import open_store
+from nightshift.serving import keyring as keyrings
+from nightshift.serving import keys as api_keys
+from nightshift.serving import usage as usages
+from nightshift.serving.audit import Audit
+from nightshift.serving.call import Call
+from nightshift.serving.keyring import Keyring
+from nightshift.serving.keys import SCOPES, STACK, Key
+from nightshift.serving.limits import Rates, Spent, bounds
+from nightshift.serving.places import place
+from nightshift.serving.tensors import RequestError
+from nightshift.serving.usage import Usage
+
+Header = Callable[[str], str | None]
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:@/\[\]]+))(?::[0-9]{1,5})?")
+
+log = logging.getLogger("nightshift.serving")
+
+
+class Guard:
+    """``hosts`` are names of this endpoint beside loopback's; ``origins`` the pages that may ask from elsewhere."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        usage: Usage,
+        audit: Audit,
+        rates: Rates,
+        host: str,
+        hosts: Sequence[str] = (),
+        origins: Sequence[str] = (),
+    ):
+        self.keyring = keyring
+        self.usage = usage
+        self.audit = audit
+        self._rates = rates
+        self._exposed = host not in LOOPBACK
+        self._every_address = host in _EVERY_ADDRESS
+        self._hosts = {*LOOPBACK, host.lower(), *(name.lower() for name in hosts)}
+        self._seen_hosts: set[str] = set()
+        self._origins = frozenset(origin.rstrip("/") for origin in origins)
+        self._spent: dict[str, Spent] = {}
+        self._ready = False
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keys and usage", daemon=True)
+
+    # The hot path
+
+    def enter(self, call: Call, need: str, header: Header) -> None:
+        """Let the request in, with its key's name in ``call.key``, or raise RequestError 401, 403, 421, 429 or 503.
+
+        ``need`` is "open", "infer" (of ``call.model``; without one, anything about models), "metrics" or "admin".
+        """
+        if need == "open":
+            return
+        if call.protocol == "rest":  # a browser, which this is about, speaks no gRPC
+            self._check_host(header("host"))
+        try:
+            self._check_key(call, need, header)
+            if need == "admin":
+                self._check_origin(header)
+        except RequestError as error:
+            if need == "admin":
+                self.audit.note(call.verb or need, call.key or "nobody", f"refused: {error.status}", call.id)
+            raise
+        if need == "admin" and call.verb == "refresh":
+            self.audit.note("refresh", call.key or "nobody", "done", call.id)
+
+    def watch(self, call: Call) -> None:
+        """The end of a call: what it used is counted, and what was not answered costs no quota."""
+        if call.status == 200 and call.model is not None and call.items:
+            self.usage.count(call.key or "", call.model.name, call.model.version, call.items, call.computed)
+        elif call.counted and call.key in self._spent:
+            self._spent[call.key].give_back()
+
+    def cors(self, header: Header) -> list[tuple[str, str]]:
+        """The answer's headers for a page of another origin: none unless that origin was named."""
+        if not self._origins:
+            return []
+        origin = header("origin")
+        if origin not in self._origins:
+            return [("vary", "origin")]
+        return [
+            ("vary", "origin"),
+            ("access-control-allow-origin", str(origin)),
+            ("access-control-allow-methods", "GET, POST"),
+            ("access-control-allow-headers", "authorization, x-api-key, content-type, inference-header-content-length"),
+            (
+                "access-control-expose-headers",
+                "nightshift-model, nightshift-digest, nightshift-role, x-request-id, inference-header-content-length",
+            ),
+            ("access-control-max-age", "600"),
+        ]
+
+    def _check_key(self, call: Call, need: str, header: Header) -> None:
+        given = _key_of(header)
+        found = self.keyring.find(api_keys.digest(given)) if given else None
+        if not self._ready and not (found and found[0].name == STACK):
+            raise RequestError(503, "the API keys are not read yet; ask again", [("retry-after", "1")])
+        if found is None:
+            if need == "infer" and not (self._exposed or self.keyring.required):
+                return
+            raise _unauthorized(_unknown(given, need))
+        key, revoked = found
+        call.key = key.name
+        if revoked:
+            raise _unauthorized(f"the API key {key.name} was revoked; ask whoever gave it to you for another")
+        if key.expires and datetime.now(UTC) >= key.expires:
+            raise _unauthorized(f"the API key {key.name} expired at {key.expires:%Y-%m-%d %H:%M} UTC; ask for another")
+        if need != "infer":
+            scope = need
+        else:
+            scope = f"predict:{call.model.name}" if call.model else "predict"
+        if not key.may(scope):
+            has = ", ".join(key.scopes)
+            raise RequestError(403, f"the API key {key.name} has no scope {scope}, only {has}; ask for a key with it")
+        if need == "infer":
+            self._check_limits(call, key)
+
+    def _check_limits(self, call: Call, key: Key) -> None:
+        if key.rate:
+            wait = self._rates.take(key.name, *api_keys.per_second(key.rate))
+            if wait:
+                raise _later(f"the API key {key.name} may ask {key.rate}; wait a moment", wait)
+        if key.quota and call.model is not None:
+            most, period = api_keys.per_period(key.quota)
+            at = datetime.now(UTC)
+            wait = self._of(key, at).seconds_left(most, at)
+            if wait:
+                raise _later(f"the API key {key.name} has used its {most} requests of this {period} (UTC)", wait)
+            call.counted = True
+
+    def _check_host(self, host: str | None) -> None:
+        if host in self._seen_hosts:
+            return
+        found = _HOST.fullmatch(host or "")
+        name = (found[1] or found[2]).lower().rstrip(".") if found else ""
+        if name not in self._hosts and not (self._every_address and _is_address(name)):
+            said = repr(host[:100]) if host else "nothing"
+            raise RequestError(421, f"Host says {said}, no name of this endpoint (nightshift serve --allow-host)")
+        if host and len(self._seen_hosts) < 1000:
+            self._seen_hosts.add(host)
+
+    def _check_origin(self, header: Header) -> None:
+        origin = header("origin")
+        if origin and origin not in self._origins and origin.partition("://")[2] != header("host"):
+            raise RequestError(403, "a page of another origin may not administer this endpoint (--allow-origin)")
+
+    # The thread
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Writes what is counted; waits for it."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(10)
+
+    def refresh(self) -> None:
+        """Read the keys now instead of at the next poll."""
+        self._wake.set()
+
+    def step(self, flush: bool) -> None:
+        """One look at the keys and, if ``flush``, one writing of what was counted; never raises."""
+        self.keyring.step()
+        if flush:
+            try:
+                self.usage.flush()
+                self.audit.flush()
+                self._read_quotas()
+            except ReleaseError as error:
+                log.warning("usage and audit wait to be written: %s", error.message)
+        self._ready = self.keyring.read_once
+
+    def _run(self) -> None:
+        flushed = float("-inf")
+        while True:
+            self._wake.clear()
+            ending = self._stop.is_set()
+            flush = ending or time.monotonic() - flushed >= usages.FLUSH_S
+            try:
+                self.step(flush)
+            except Exception:
+                log.exception("reading keys or writing usage failed; it is tried again")
+            if ending:
+                return
+            if flush:
+                flushed = time.monotonic()
+            self._wake.wait(keyrings.POLL_S)
+
+    def _read_quotas(self) -> None:
+        """What other processes, and this one's predecessors, have counted for keys with a quota."""
+        at = datetime.now(UTC)
+        spent = {key.name: self._of(key, at) for key in self.keyring.known() if key.quota}
+        if not spent:
+            return
+        since = {name: bounds(one.period, at)[0].date() for name, one in spent.items()}
+        counts = dict.fromkeys(spent, 0)
+        for day, name, count in self.usage.of_others(min(since.values())):
+            if name in counts and day >= since[name]:
+                counts[name] += count
+        for name, one in spent.items():
+            one.others = counts[name]
+
+    def _of(self, key: Key, at: datetime) -> Spent:
+        return self._spent.setdefault(key.name, Spent(api_keys.per_period(key.quota or "")[1], at))
+
+
+def make(
+    registry: str, host: str, port: int, copies: Path, hosts: Sequence[str] = (), origins: Sequence[str] = ()
+) -> Guard:
+    """The guard of one process at this address, with the stores that its environment names. Reads nothing yet."""
+    url, instance = place("served", registry), usages.instance()
+    served = open_store(url) if url else None
+    return Guard(
+        keyring(registry, copies),
+        Usage(served, instance),
+        Audit(served, instance),
+        Rates(copies / f"rates-{port}"),
+        host,
+        hosts,
+        origins,
+    )
+
+
+def keyring(registry: str, copies: Path) -> Keyring:
+    """The keys of an endpoint on this registry. Reads only what it remembers."""
+    url = place("keys", registry)
+    return Keyring(open_store(url) if url else None, copies / "keys.json", _own_key())
+
+
+def _own_key() -> Key | None:
+    """The administration's key of a stack or of a person's shell, from the environment; the endpoint needs its digest
+    only."""
+    given = os.environ.get("NIGHTSHIFT_ENDPOINT_KEY")
+    hashed = api_keys.digest(given) if given else os.environ.get("NIGHTSHIFT_ENDPOINT_KEY_SHA256")
+    if not hashed:
+        return None
+    return Key(name=STACK, digest=hashed, scopes=SCOPES, made=datetime.fromtimestamp(0, UTC), made_by="environment")
+
+
+def _key_of(header: Header) -> str | None:
+    scheme, _, bearer = (header("authorization") or "").partition(" ")
+    return bearer.strip() if scheme.lower() == "bearer" else header("x-api-key")
+
+
+def _unknown(given: str | None, need: str) -> str:
+    if given:
+        return "this API key is not known here; check it, or ask for one (nightshift keys create)"
+    what = {"infer": "models need", "metrics": "metrics need", "admin": "administration needs"}[need]
+    scope = "predict" if need == "infer" else need
+    return (
+        f"{what} an API key: send it as Authorization: Bearer or X-API-Key "
+        f"(nightshift keys create NAME --scope {scope} makes one)"
+    )
+
+
+def _unauthorized(message: str) -> RequestError:
+    return RequestError(401, message, [("www-authenticate", 'Bearer realm="nightshift"')])
+
+
+def _later(message: str, seconds: float) -> RequestError:
+    return RequestError(429, message, [("retry-after", str(max(1, math.ceil(seconds))))])
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
