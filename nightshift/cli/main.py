@@ -44,6 +44,7 @@ VERBS = {
         "diff": "What differs between two releases.",
         "history": "Every order of a model, and what became of it.",
         "what-served": "What answered at a moment, and why.",
+        "trace": "From an answer or a release back to its data.",
         "promote": "Make a release serve by name, whatever the gate said.",
         "rollback": "Make an earlier release serve again.",
         "copy": "A release, or all and the ledger, to another registry.",

@@ -74,6 +74,7 @@ def make_release(
     card: str = "a toy",
     verdict: str = "pass",
     lineage: dict | None = None,
+    metrics: dict | None = None,
 ) -> str:
     """A whole release folder; returns its digest. Other seeds are other models, other cards only other releases."""
     folder.mkdir(parents=True)
@@ -81,7 +82,10 @@ def make_release(
     golden = make_golden(folder / manifests.PROGRAM, off=off)
     (folder / manifests.GOLDEN).write_text(json.dumps(golden))
     decision = {"verdict": verdict, "accuracy": 0.71, "reasons": ["accuracy 0.71 is at least 0.6"]}
+    decision["opponent"] = (lineage or {}).get("opponent")
     (folder / "decision.json").write_text(json.dumps(decision))
+    if metrics:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "model_card.md").write_text(card + "\n")
     manifest = manifests.build(
         folder,
