@@ -24,9 +24,13 @@ def serve(
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM); then it answers HTTPS only.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
+    processes: Annotated[str, typer.Option(help="How many on this port: a number, or auto for one per core.")] = "1",
     cache: Annotated[Path | None, typer.Option(help="Folder of local copies of releases.")] = None,
 ) -> None:
     """Serve what the ledger wants, over the Open Inference Protocol v2, until SIGTERM or Ctrl-C."""
+    count = len(os.sched_getaffinity(0)) if processes == "auto" else int(processes) if processes.isdecimal() else 0
+    if not 1 <= count <= 256:
+        raise NightshiftError(f"--processes {processes} is no number of them", "give 1 to 256, or auto", exit_code=2)
     if registry is None:
         take_settings("endpoint")
         registry = os.environ.get("NIGHTSHIFT_REGISTRY")
@@ -51,7 +55,7 @@ def serve(
         # Without a home there is nowhere to come back to: the copies last as long as this machine's temporary files.
         cache = Path(home) / "releases" if home else Path(tempfile.mkdtemp(prefix="nightshift-releases-"))
     _demand_a_key(registry, host, cache)
-    server.serve(registry, host, port, cache, home, hosts, allow_origin or (), tls)
+    raise typer.Exit(server.serve(registry, host, port, cache, home, hosts, allow_origin or (), tls, count))
 
 
 def _demand_a_key(registry: str, host: str, cache: Path) -> None:

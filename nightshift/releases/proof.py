@@ -110,19 +110,9 @@ def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden)
             replica.fault = "endpoint"
             return
         status = answer.json() if answer.status_code == 200 else {}
-        of_model = status["models"].get(order.model, {})
-        refused = of_model.get("refused")
-        if refused and refused["sequence"] == order.sequence:
-            replica.state, replica.reason = "refused", f"refuses it: {refused['reason']}"
-            return
-        if of_model.get("serving") != order.digest:
-            serving = of_model.get("serving")
-            replica.reason = f"still serves {short(serving)}" if serving else "serves nothing yet"
-            replica.fault = "release"
-            if status.get("problem"):
-                replica.reason += f" ({status['problem']})"
-                replica.fault = "endpoint"  # it cannot read the registry: that says nothing about the release
-            return
+        for process in status["processes"]:
+            if not _stands(replica, process, order):
+                return
         wrong = _wrong_answer(client, replica.url, order, requests)
     except httpx.HTTPError as error:
         replica.reason, replica.fault = f"does not answer ({type(error).__name__})", "endpoint"
@@ -130,6 +120,26 @@ def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden)
         replica.reason, replica.fault = "does not answer like a Nightshift endpoint", "endpoint"
     else:
         replica.state, replica.reason = ("refused", wrong) if wrong else ("proven", "agrees")
+
+
+def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> bool:
+    """Whether this process of a replica serves the order; if not, the replica says why."""
+    if process is None:
+        replica.reason, replica.fault = "has a process that does not answer", "endpoint"
+        return False
+    of_model = process["models"].get(order.model, {})
+    refused, serving = of_model.get("refused"), of_model.get("serving")
+    if refused and refused["sequence"] == order.sequence:
+        replica.state, replica.reason = "refused", f"refuses it: {refused['reason']}"
+        return False
+    if serving != order.digest:
+        replica.reason = f"still serves {short(serving)}" if serving else "serves nothing yet"
+        replica.fault = "release"
+        if process.get("problem"):
+            replica.reason += f" ({process['problem']})"
+            replica.fault = "endpoint"  # it cannot read the registry: that says nothing about the release
+        return False
+    return True
 
 
 def _wrong_answer(client: httpx.Client, url: str, order: Order, requests: Golden) -> str | None:

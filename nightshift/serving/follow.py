@@ -6,6 +6,7 @@ the store is away, what serves goes on serving, and a new process serves its las
 
 import json
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nightshift.releases.registry import Registry
 from nightshift.releases.store import whole_file
 from nightshift.serving.engine import Engine, drop
 from nightshift.serving.model import LoadedModel, load
+from nightshift.serving.processes import Peers
 
 POLL_S = 2.0
 _DRAIN_S = 30.0  # how long an old model may be kept by requests before that is worth a line in the log
@@ -28,7 +30,9 @@ log = logging.getLogger("nightshift.serving")
 class Follower:
     """``copies`` is the folder of local copies; ``serving.json`` in it remembers what served last."""
 
-    def __init__(self, registry: Registry, ledger: Ledger, engine: Engine, copies: Path):
+    def __init__(self, registry: Registry, ledger: Ledger, engine: Engine, copies: Path, peers: Peers | None = None):
+        self.peers = peers or Peers()
+        self.peers.answers |= {"status": self._of_process, "refresh": self.refresh}
         self.registry = registry
         self.ledger = ledger
         self.marks = Marks(registry.store)
@@ -72,6 +76,21 @@ class Follower:
             for name in sorted(self._known | set(self.engine.names()))
         }
         return {"models": models, "problem": self.problem}
+
+    async def refresh_all(self) -> None:
+        """As ``refresh``, in every process of this endpoint."""
+        await self.peers.ask("refresh")
+
+    async def all_ready(self) -> bool:
+        """Whether every process of this endpoint is ready."""
+        return all(said and said["ready"] for said in await self.peers.ask("status"))
+
+    async def status_of_all(self) -> dict[str, Any]:
+        """The status of the process that is asked, and under ``processes`` that of each (None: it is silent)."""
+        return {**self.status(), "processes": await self.peers.ask("status")}
+
+    def _of_process(self) -> dict[str, Any]:
+        return {"process": self.peers.number, "pid": os.getpid(), "ready": self.ready, **self.status()}
 
     def step(self) -> None:
         """One reading of the ledger and all that follows from it; never raises."""
@@ -118,12 +137,19 @@ class Follower:
                 return
             if (name, order.sequence) in self._never_again:
                 continue
+            loaded, fault = None, ""
             try:
                 loaded = self._load(name, order.digest)
             except (StoreUnavailable, OSError):
                 raise  # says nothing about the release
             except Exception as error:
-                self._refuse(order, str(getattr(error, "message", None) or error))
+                fault = str(getattr(error, "message", None) or error)
+            agreed = self.peers.agree(name, order.sequence, fault)
+            if agreed is None:
+                self.refresh()
+                return
+            if agreed or loaded is None:
+                self._refuse(order, agreed or fault)
                 continue
             self._serve(loaded, order.sequence)
             return

@@ -82,7 +82,7 @@ class Rest:
                 return _json(200, {"live": True})
             case ["v2", "health", "ready"]:
                 _only(method, "GET")
-                if not self.follower.ready:
+                if not await self.follower.all_ready():
                     raise RequestError(503, "not ready: nothing is loaded yet")
                 return _json(200, {"ready": True})
             case ["v2"]:
@@ -94,13 +94,12 @@ class Rest:
                 _only(method, "GET")
                 call.verb = "status"
                 self.guard.enter(call, "admin", header)
-                return _json(200, {**self.follower.status(), **self.about})
+                return _json(200, {**await self.follower.status_of_all(), **self.about})
             case ["refresh"]:
                 _only(method, "POST")
                 call.verb = "refresh"
                 self.guard.enter(call, "admin", header)
-                self.guard.refresh()
-                self.follower.refresh()
+                await self.follower.refresh_all()
                 return _json(200, {"refreshing": True})
             case ["v2", "models", name, *rest]:
                 version_, verb = _version_and_verb(rest, path)

@@ -1,7 +1,7 @@
-"""The endpoint's process: granian's RSGI server in this process's own event loop, one process per endpoint.
+"""The endpoint's process: granian's RSGI server in this process's own event loop.
 
-Granian's embedded server, not its supervisor: one process that a kill ends whole, instead of a parent whose worker
-lives on and keeps the port.
+Granian's embedded server, not its supervisor, whose workers live on and keep the port when it is killed; several
+processes are ``processes.run``'s.
 """
 
 import asyncio
@@ -20,9 +20,11 @@ from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
 from nightshift.serving import guard as guards
+from nightshift.serving import processes
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
+from nightshift.serving.processes import Peers
 from nightshift.serving.rest import Rest
 
 log = logging.getLogger("nightshift.serving")
@@ -37,16 +39,39 @@ def serve(
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
     tls: tuple[Path, Path] | None = None,
-) -> None:
-    """Serve what the ledger of this registry (bucket or folder) wants until SIGTERM or SIGINT.
+    count: int = 1,
+) -> int:
+    """Serve what the ledger of this registry (bucket or folder) wants until SIGTERM or SIGINT; returns an exit status.
 
-    ``copies`` keeps whole releases by digest; ``checkout`` is told in /status, so that a stack knows its own endpoint.
+    ``copies`` keeps whole releases by digest; ``checkout`` is told in /status, so that a stack knows its own endpoint;
+    ``count`` is the number of processes.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    return processes.run(count, lambda peers: _work(peers, registry, host, port, copies, checkout, hosts, origins, tls))
+
+
+def _work(
+    peers: Peers,
+    registry: str,
+    host: str,
+    port: int,
+    copies: Path,
+    checkout: str | None,
+    hosts: Sequence[str],
+    origins: Sequence[str],
+    tls: tuple[Path, Path] | None,
+) -> None:
+    """All that one process does."""
     store = open_store(registry)
     engine = Engine()
-    follower = Follower(Registry(store), Ledger(store), engine, copies)
+    follower = Follower(Registry(store), Ledger(store), engine, copies, peers)
     guard = guards.make(registry, host, port, copies, hosts, origins)
+
+    def refresh() -> None:
+        guard.refresh()
+        follower.refresh()
+
+    peers.answers["refresh"] = refresh
     rest = Rest(engine, follower, guard, {"registry": store.url, "checkout": checkout})
     uvloop.run(_serve(rest, follower, guard, host, port, tls))
 
@@ -86,6 +111,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    await follower.peers.listen()
     follower.start()
     guard.start()
     log.info("endpoint at %s://%s:%d follows %s", "https" if tls else "http", host, port, rest.about["registry"])

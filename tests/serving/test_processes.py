@@ -1,0 +1,134 @@
+"""Several processes on one port: they start, swap, refuse and end as one endpoint."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from nightshift.serving.processes import Peers
+from tests.serving.world import Endpoint, World, wait_for
+
+TWO = ("--processes", "2")
+
+
+def pids(endpoint: Endpoint) -> set[int]:
+    return {process["pid"] for process in endpoint.status()["processes"] if process}
+
+
+def of_all(endpoint: Endpoint) -> list[str | None]:
+    try:
+        return [process and process["models"]["toy"]["serving"] for process in endpoint.status()["processes"]]
+    except (httpx.HTTPError, KeyError):
+        return []
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_any_process_tells_of_all_and_readiness_waits_for_all(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start(options=TWO)
+    wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
+    assert of_all(endpoint) == [digest, digest]
+    assert len(pids(endpoint)) == 2
+    asked = [httpx.post(f"{endpoint.url}/v2/models/toy/infer", json={"inputs": [IMAGE]}) for _ in range(8)]
+    assert {answer.headers["nightshift-digest"] for answer in asked} == {digest}
+
+
+def test_processes_swap_together_under_load_and_lose_nothing(world: World, start) -> None:
+    digests = [world.publish(seed) for seed in range(2)]
+    world.order(digests[0], "proven")
+    endpoint = start(options=TWO)
+    wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
+    stop, problems, asked = threading.Event(), [], [0]
+
+    def ask() -> None:
+        while not stop.is_set():
+            with httpx.Client(base_url=endpoint.url, timeout=30) as client:
+                for _ in range(20):
+                    try:
+                        answer = client.post("/v2/models/toy/infer", json={"inputs": [IMAGE]})
+                        asked[0] += 1
+                        if answer.status_code != 200 or answer.headers["nightshift-digest"] not in digests:
+                            problems.append(answer.text)
+                    except httpx.HTTPError as error:
+                        problems.append(repr(error))
+
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    for turn in range(4):
+        wanted = digests[(turn + 1) % 2]
+        world.order(wanted, "proven")
+        endpoint.refresh()
+        wait_for(lambda wanted=wanted: of_all(endpoint) == [wanted, wanted], 60)
+    stop.set()
+    for client in clients:
+        client.join()
+    assert problems == []
+    assert asked[0] > 20
+
+
+def test_a_process_that_is_killed_is_started_again_and_serves_what_the_others_do(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start(options=TWO)
+    wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
+    time.sleep(5.1)  # as a process that ends while it starts would, it would end the endpoint
+    killed = max(pids(endpoint))
+    os.kill(killed, signal.SIGKILL)
+
+    def both_again() -> bool:
+        try:
+            now = pids(endpoint)
+        except (httpx.HTTPError, KeyError):
+            return False  # this connection was the killed one's
+        return len(now) == 2 and killed not in now and of_all(endpoint) == [digest, digest]
+
+    wait_for(both_again, 60)
+    assert endpoint.stop() == 0
+
+
+def test_no_process_outlives_its_parent_and_the_port_is_free(world: World, start) -> None:
+    endpoint = start(options=TWO)
+    wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
+    workers = pids(endpoint)
+    endpoint.client.close()
+    endpoint.stop(signal.SIGKILL)
+    wait_for(lambda: not any(runs(pid) for pid in workers), 60)
+    endpoint.client = httpx.Client(base_url=endpoint.url, timeout=10)
+    endpoint.start()
+    wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
+
+
+def test_a_start_that_fails_in_every_process_ends_the_endpoint(world: World, start) -> None:
+    endpoint = start(options=("--processes", "0"))
+    assert endpoint.process.wait(60) == 2
+    assert "no number of them" in endpoint.log.read_text()
+
+
+def test_votes_one_refusal_binds_all_a_newer_order_wins_and_the_silent_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nightshift.serving.processes.AGREE_S", 0.3)
+    one, two = Peers(tmp_path, 0, 2), Peers(tmp_path, 1, 2)
+    assert one.agree("toy", 1) == ""  # after AGREE_S: the other is silent
+    assert two.agree("toy", 1, "it is slow") == "it is slow"
+    assert two.agree("toy", 3) == ""
+    monkeypatch.setattr("nightshift.serving.processes.AGREE_S", 60)
+    assert one.agree("toy", 2) is None
+    assert one.agree("toy.2", 3, "another model") == "another model"
+    assert one.agree("toy", 3) == ""
+    assert Peers().agree("toy", 1, "alone") == "alone"
+
+
+IMAGE = {"name": "image", "datatype": "UINT8", "shape": [1, 4, 4, 3], "data": list(range(48))}
