@@ -17,19 +17,24 @@ from nightshift.releases import golden as goldens
 from nightshift.releases.manifest import GOLDEN, short
 from nightshift.releases.proof import LOOPBACK, authority
 
-_SHOWN = 3  # labels per image
+_SHOWN = 3  # labels per input
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="The model.")],
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Images (PNG, JPEG, …).")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[INPUT]...", help="Image files; texts; one row as COLUMN=VALUE…, or rows as JSON."),
+    ] = None,
     golden: Annotated[bool, typer.Option("--golden", help="Send the release's golden requests instead.")] = False,
     url: Annotated[str | None, typer.Option(help="The endpoint; else the first of NIGHTSHIFT_ENDPOINTS.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One object instead of a table.")] = False,
 ) -> None:
-    """Ask the endpoint about image files, or whether it still answers the golden requests as it should."""
-    if golden == bool(files):
-        raise NightshiftError("give image files or --golden", f"nightshift predict {model} image.png", exit_code=2)
+    """Ask the endpoint about images, texts or a row, or whether it still answers the golden requests as it should."""
+    if golden == bool(inputs):
+        raise NightshiftError(
+            "give image files, texts, a row, or --golden", f"nightshift predict {model} image.png", exit_code=2
+        )
     if golden or not url:
         take_settings("deployer")
     # The stack's own key goes to the stack's own endpoint only.
@@ -40,47 +45,96 @@ def predict(
         if golden:
             _golden(client, model, json)
         else:
-            _images(client, model, files or [], json)
+            _ask_about(client, model, inputs or [], json)
 
 
-def _images(client: httpx.Client, model: str, files: list[Path], json: bool) -> None:
-    about = _ask(client, "GET", f"/v2/models/{model}").json()
-    kind = about.get("parameters", {})
-    if kind.get("kind") != "image":
-        raise NightshiftError(f"{model} takes no images but {kind.get('kind')}", "send it tensors: docs/api.md")
-    tensor = about["inputs"][0]
-    request = {
-        "name": tensor["name"],
-        "datatype": tensor["datatype"],
-        "shape": [len(files), *tensor["shape"][1:]],
-        "data": [value for file in files for value in _pixels(file, tensor)],
-    }
-    answer = _ask(client, "POST", f"/v2/models/{model}/infer", json={"inputs": [request]})
-    labels = kind.get("labels") or []
-    output = next((out for out in answer.json()["outputs"] if out["shape"][-1:] == [len(labels)]), None)
-    if output is None:
-        raise NightshiftError(
-            f"{model} answers no tensor with its {len(labels)} labels", "ask it directly: docs/api.md"
-        )
-    predictions = []
-    for index, file in enumerate(files):
-        row = output["data"][index * len(labels) : (index + 1) * len(labels)]
-        ranked = dict(sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1]))
-        best = next(iter(ranked))
-        predictions.append({"file": str(file), "label": best, "probability": ranked[best], "probabilities": ranked})
-    digest = answer.headers["nightshift-digest"]
+def _ask_about(client: httpx.Client, model: str, inputs: list[str], json: bool) -> None:
+    takes = _ask(client, "GET", f"/v2/models/{model}").json().get("parameters", {})
+    kind = takes.get("kind")
+    if kind == "image":
+        named, content = inputs, _files(inputs)
+    elif kind == "text":
+        named, content = inputs, {"json": inputs}
+    elif kind == "row":
+        rows = _rows(inputs, {column["name"]: column["kind"] for column in takes.get("columns", [])})
+        named, content = [json_.dumps(row, ensure_ascii=False) for row in rows], {"json": rows}
+    else:
+        raise NightshiftError(f"{model} takes {kind}s only", "send them as the protocol has them: docs/api.md")
+    answer = _ask(client, "POST", f"/v1/models/{model}:predict", **content).json()
+    what = {"image": "file"}.get(kind, kind)
+    predictions = [
+        {what: name} | _flat(prediction) for name, prediction in zip(named, answer["predictions"], strict=True)
+    ]
+    digest = answer["digest"]
     if json:
         typer.echo(json_.dumps({"model": model, "digest": digest, "predictions": predictions}, indent=2))
         return
-    table = Table("file", "label", "probability", "then", box=None)
+    table = Table(what, "answer", "", "then", box=None)
     for each in predictions:
-        others = list(each["probabilities"].items())[1:_SHOWN]
-        then = ", ".join(f"{label} {probability:.1%}" for label, probability in others)
+        best, *others = _shown(each)
+        notes = "; ".join(each.get("notes", []))
+        then = ", ".join(" ".join(other) for other in others[: _SHOWN - 1])
         table.add_row(
-            escape(each["file"]), f"[bold]{escape(each['label'])}[/]", f"{each['probability']:.1%}", escape(then)
+            escape(each[what]), f"[bold]{escape(best[0])}[/]", best[1], escape(then), f"[dim]{escape(notes)}[/]"
         )
     Console().print(table)
-    Console().print(f"[dim]answered by {model} {short(digest)}[/]")
+    Console().print(f"[dim]answered by {model} {short(digest)} ({answer['role']})[/]")
+
+
+def _files(paths: list[str]) -> dict[str, Any]:
+    """A form with the files, each under the name that was typed."""
+    parts = []
+    for path in paths:
+        try:
+            parts.append(("file", (path, Path(path).read_bytes())))
+        except FileNotFoundError:
+            raise NightshiftError(f"there is no file {path}", "give the path of an image") from None
+        except OSError as error:
+            raise NightshiftError(f"{path} cannot be read: {error.strerror}", "give the path of an image") from None
+    return {"files": parts}
+
+
+def _rows(inputs: list[str], kinds: dict[str, str]) -> list[dict[str, Any]]:
+    """One row of ``column=value`` texts, or a row per JSON object; the endpoint checks what is in them."""
+    if all(each.lstrip().startswith("{") for each in inputs):
+        try:
+            return [json_.loads(each) for each in inputs]
+        except ValueError as error:
+            raise NightshiftError(f"a row is no JSON: {error}", _row_help(kinds), exit_code=2) from None
+    row: dict[str, Any] = {}
+    for each in inputs:
+        name, equals, value = each.partition("=")
+        if not equals or name in row:
+            raise NightshiftError(f"{each!r} is no COLUMN=VALUE, or given twice", _row_help(kinds), exit_code=2)
+        try:
+            row[name] = json_.loads(value) if kinds.get(name) == "number" else value
+        except ValueError:
+            raise NightshiftError(
+                f"column {name!r} takes a number, not {value!r}", _row_help(kinds), exit_code=2
+            ) from None
+    return [row]
+
+
+def _row_help(kinds: dict[str, str]) -> str:
+    return "give it as " + " ".join(f"{name}={'3' if kind == 'number' else 'TEXT'}" for name, kind in kinds.items())
+
+
+def _flat(prediction: dict[str, Any]) -> dict[str, Any]:
+    """A prediction with its labels as one object, best first."""
+    kept = {name: value for name, value in prediction.items() if name in ("label", "values", "notes")}
+    ranked = prediction.get("labels", [])
+    for word, many in (("probability", "probabilities"), ("score", "scores")):
+        if ranked and word in ranked[0]:
+            kept |= {word: ranked[0][word], many: {each["label"]: each[word] for each in ranked}}
+    return kept
+
+
+def _shown(prediction: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a table shows, best first: labels with their probabilities, or the values."""
+    if "probabilities" in prediction:
+        return [(label, f"{each:.1%}") for label, each in prediction["probabilities"].items()]
+    values = prediction.get("scores") or prediction["values"]
+    return [(name, f"{value:g}" if isinstance(value, float | int) else str(value)) for name, value in values.items()]
 
 
 def _golden(client: httpx.Client, model: str, json: bool) -> None:
@@ -102,30 +156,6 @@ def _golden(client: httpx.Client, model: str, json: bool) -> None:
             Console().print(line, markup=False)
     if wrong:
         raise typer.Exit(1)
-
-
-def _pixels(file: Path, tensor: dict[str, Any]) -> list[int]:
-    """The image's pixels as the tensor wants them: height, width, channels; resized when it has another size."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise NightshiftError("reading images needs Pillow", "pip install pillow") from error
-    shape = tensor["shape"]
-    modes = {1: "L", 3: "RGB"}
-    if tensor["datatype"] != "UINT8" or len(shape) != 4 or shape[3] not in modes:
-        raise NightshiftError(
-            f"input {tensor['name']!r} is {tensor['datatype']} {shape}, not raw pixels", "send it tensors: docs/api.md"
-        )
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert(modes[shape[3]])
-    except FileNotFoundError:
-        raise NightshiftError(f"there is no file {file}", "give the path of an image") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise NightshiftError(f"{file} cannot be read as an image: {error}", "give a PNG or JPEG file") from error
-    if image.size != (shape[2], shape[1]):
-        image = image.resize((shape[2], shape[1]), Image.Resampling.BILINEAR)
-    return list(image.tobytes())
 
 
 def _ask(client: httpx.Client, method: str, path: str, **content: Any) -> httpx.Response:

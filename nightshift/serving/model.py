@@ -62,23 +62,27 @@ class LoadedModel:
             raise RequestError(400, "'inputs' is missing")
         arrays = tensors.read(request["inputs"], self.manifest.signature.inputs)
         names = self._wanted_outputs(request.get("outputs"))
-        try:
-            results = self._session.run(names, arrays)
-        except Exception as error:
-            # ORT's own exceptions share no base; with the signature checked, what is left are inputs whose free
-            # dimensions do not fit each other.
-            raise RequestError(400, f"the model cannot run on these inputs: {str(error)[:200]}") from error
+        results = self.run(arrays, names)
         answer: dict[str, Any] = {
             "model_name": self.name,
             "model_version": self.version,
             "outputs": [
-                tensors.write(name, self._outputs[name].datatype, np.asarray(result))
+                tensors.write(name, self._outputs[name].datatype, result)
                 for name, result in zip(names, results, strict=True)
             ],
         }
         if identity is not None:
             answer["id"] = identity
         return answer
+
+    def run(self, arrays: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+        """The outputs of these names for checked inputs. Raises RequestError 400 when the program refuses them."""
+        try:
+            return [np.asarray(result) for result in self._session.run(names, arrays)]
+        except Exception as error:
+            # ORT's own exceptions share no base; with the signature checked, what is left are inputs whose free
+            # dimensions do not fit each other.
+            raise RequestError(400, f"the model cannot run on these inputs: {str(error)[:200]}") from error
 
     def metadata(self) -> dict[str, Any]:
         """The protocol's model metadata; ``parameters`` says how a person's input becomes the tensor."""
@@ -97,8 +101,10 @@ class LoadedModel:
         if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
             raise RequestError(400, "'outputs' must be a list of objects with a name")
         names = [output.get("name") for output in outputs]
+        if not all(isinstance(output.get("parameters", {}), dict) for output in outputs):
+            raise RequestError(400, "the 'parameters' of an output must be an object")
         for name in names:
-            if name not in self._outputs:
+            if not isinstance(name, str) or name not in self._outputs:
                 raise RequestError(400, f"there is no output {name!r}: this model has {', '.join(self._outputs)}")
         if len(set(names)) != len(names):
             raise RequestError(400, "'outputs' names one output twice")

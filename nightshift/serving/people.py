@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from nightshift.releases.manifest import Column, Manifest, Tensor
+from nightshift.releases.manifest import Column, Manifest, Tensor, short
 from nightshift.serving.tensors import DTYPES, RequestError
 
 MAX_ITEMS = 256  # of one request
@@ -37,6 +37,21 @@ def takes(manifest: Manifest) -> str:
         case _:
             fits = False
     return given.kind if fits else "tensor"
+
+
+def about(manifest: Manifest, serving: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """What a form needs of a model; ``serving`` are the digests of what is loaded, each with its role."""
+    given = manifest.input
+    return {
+        "name": manifest.model,
+        "task": manifest.task,
+        "kind": takes(manifest),
+        "labels": given.labels,
+        "shape": given.shape or manifest.signature.inputs[0].shape[1:],
+        "columns": [column.model_dump(mode="json") for column in given.columns],
+        "inputs": [tensor.model_dump(mode="json") for tensor in manifest.signature.inputs],
+        "serving": [{"digest": digest, "version": short(digest), "role": role} for digest, role in serving],
+    }
 
 
 def read(manifest: Manifest, media: str, body: bytes) -> Read:
@@ -166,19 +181,25 @@ def _separate(manifest: Manifest) -> bool:
     )
 
 
+def bounds(datatype: str) -> tuple[int, int] | tuple[float, float]:
+    """The least and the greatest number of a datatype that is one of numbers."""
+    if datatype in _FLOATS:
+        return float(np.finfo(DTYPES[datatype]).min), float(np.finfo(DTYPES[datatype]).max)
+    return int(np.iinfo(DTYPES[datatype]).min), int(np.iinfo(DTYPES[datatype]).max)
+
+
 def _numbers(column: Column, values: list[Any], datatype: str) -> np.ndarray:
     if column.kind == "category":
         values = [column.categories.index(value) for value in values]
-    elif datatype not in _FLOATS and not all(float(value).is_integer() for value in values):
-        raise RequestError(400, f"column {column.name!r} takes whole numbers")
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array([int(value) if datatype not in _FLOATS else value for value in values], DTYPES[datatype])
-    except OverflowError:
-        raise RequestError(400, f"column {column.name!r} has a value out of the range of {datatype}") from None
-    if datatype in _FLOATS and not np.isfinite(array).all():
+    least, greatest = bounds(datatype)
+    if not all(least <= value <= greatest for value in values):
         raise RequestError(400, f"column {column.name!r} has a value out of the range of {datatype}")
-    return array
+    if datatype not in _FLOATS:
+        # A fraction, or what JSON's parser has rounded to a number with none.
+        if not all(type(value) is int or (value.is_integer() and abs(value) < 2**53) for value in values):
+            raise RequestError(400, f"column {column.name!r} takes whole numbers")
+        values = [int(value) for value in values]
+    return np.array(values, DTYPES[datatype])
 
 
 def _check_value(column: Column, value: Any, where: str) -> None:

@@ -15,6 +15,7 @@ from nightshift.serving.tensors import RequestError
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000  # of all images of a request, as they were sent: 75 MB for the moment of decoding
 MODES = {1: "L", 3: "RGB"}
+_WORDS = {"L": "gray", "RGB": "color"}
 
 
 class Upload(NamedTuple):
@@ -76,7 +77,7 @@ def pixels(files: list[Upload], shape: tuple[int, ...]) -> tuple[np.ndarray, lis
     notes: list[list[str]] = []
     left = MAX_PIXELS
     for index, file in enumerate(files):
-        what = f"file {file.name!r}" if file.name else "the image" if len(files) == 1 else f"file {index + 1}"
+        what = file.name or ("the image" if len(files) == 1 else f"file {index + 1}")
         if not file.data:
             raise RequestError(400, f"{what} is empty; send a {' or '.join(FORMATS[:2])} file")
         try:
@@ -90,9 +91,12 @@ def pixels(files: list[Upload], shape: tuple[int, ...]) -> tuple[np.ndarray, lis
         except RequestError:
             raise
         except Exception as error:  # Pillow raises a dozen kinds on damaged files
-            raise RequestError(400, f"{what} is no readable {', '.join(FORMATS)} ({type(error).__name__})") from None
+            kinds = ", ".join(FORMATS)
+            raise RequestError(
+                400, f"{what} cannot be read as an image: it is no whole {kinds} ({type(error).__name__})"
+            ) from None
         if image.mode != MODES[channels]:
-            done.append(f"converted from {image.mode} to {MODES[channels]}")
+            done.append(f"turned to {_WORDS[MODES[channels]]}")
             image = image.convert(MODES[channels])
         if image.size != (width, height):
             done.append(f"resized from {image.width} × {image.height} to {width} × {height}")

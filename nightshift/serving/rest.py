@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from nightshift.releases.manifest import Manifest
+from nightshift.serving import openapi, people, site
 from nightshift.serving.call import Call
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
@@ -57,8 +59,6 @@ class Rest:
             call.error = error.message
             result = _json(error.status, {"error": error.message})
             result.headers += error.headers
-            if error.status == 405:
-                result.headers.append(("allow", "POST" if method in ("GET", "HEAD") else "GET, HEAD"))
         call.status = result.status
         if call.model and call.status not in (401, 403, 421):
             # Every answer of a model, a refusal too, names the digest that gave it.
@@ -101,6 +101,27 @@ class Rest:
                 self.guard.enter(call, "admin", header)
                 await self.follower.refresh_all()
                 return _json(200, {"refreshing": True})
+            case [""] | ["docs"] | ["playground"] | ["playground", _]:
+                _only(method, "GET")
+                return _file(site.PAGE, path)
+            case ["pages", name]:
+                _only(method, "GET")
+                return _file(name, path)
+            case ["openapi.json"]:
+                _only(method, "GET")
+                self.guard.enter(call, "infer", header)
+                return _json(
+                    200, openapi.document(self._served(), package_version("nightshift-ml"), self.guard.keyring.required)
+                )
+            case ["v1", "models"]:
+                _only(method, "GET")
+                self.guard.enter(call, "infer", header)
+                return _json(200, {"models": [people.about(*each) for each in self._served().values()]})
+            case ["v1", "models", *rest] if rest[-1].endswith(":predict"):
+                _only(method, "POST")
+                call.verb = "predict"
+                model = self._find(call, *_name_and_version(rest, path), header)
+                return await self._predict(call, model, header, body)
             case ["v2", "models", name, *rest]:
                 version_, verb = _version_and_verb(rest, path)
                 _only(method, "POST" if verb == "infer" else "GET")
@@ -120,6 +141,29 @@ class Rest:
         finally:
             self.guard.enter(call, "infer", header)
         return call.model
+
+    def _served(self) -> dict[str, tuple[Manifest, list[tuple[str, str]]]]:
+        """Each model's manifest, and the digests that are loaded of it with their roles."""
+        models = (self.engine.find(name, None) for name in self.engine.names())
+        return {model.name: (model.manifest, [(model.digest, "champion")]) for model in models}
+
+    async def _predict(
+        self, call: Call, model: LoadedModel, header: Callable[[str], str | None], body: AsyncIterable[bytes]
+    ) -> Answer:
+        data = await _whole(header("content-length"), body)
+
+        def predict() -> list[dict[str, Any]]:
+            arrays, items = people.read(model.manifest, header("content-type") or "", data)
+            names = [output.name for output in model.manifest.signature.outputs]
+            call.items = len(items)
+            started = time.perf_counter()
+            outputs = dict(zip(names, model.run(arrays, names), strict=True))
+            call.computed = time.perf_counter() - started
+            return people.tell(model.manifest, outputs, items)
+
+        predictions = await asyncio.get_running_loop().run_in_executor(self._threads, predict)
+        said = {"model": model.name, "version": model.version, "digest": model.digest, "role": "champion"}
+        return _json(200, {**said, "seconds": time.perf_counter() - call.started, "predictions": predictions})
 
     async def _infer(
         self, call: Call, model: LoadedModel, header: Callable[[str], str | None], body: AsyncIterable[bytes]
@@ -188,13 +232,31 @@ def _version_and_verb(rest: list[str], path: str) -> tuple[str | None, str]:
     raise _no_path(path)
 
 
+def _name_and_version(rest: list[str], path: str) -> tuple[str, str | None]:
+    """Of ``<model>:predict`` or ``<model>/versions/<version>:predict``."""
+    match [*rest[:-1], rest[-1].removesuffix(":predict")]:
+        case [name]:
+            return name, None
+        case [name, "versions", version]:
+            return name, version
+    raise _no_path(path)
+
+
+def _file(name: str, path: str) -> Answer:
+    found = site.file(name)
+    if found is None:
+        raise _no_path(path)
+    return Answer(200, *found)
+
+
 def _no_path(path: str) -> RequestError:
     return RequestError(404, f"there is no {path[:200]!r} here; see GET /v2 and /v2/models/<model>/infer")
 
 
 def _only(method: str, allowed: str) -> None:
     if method != allowed and not (method == "HEAD" and allowed == "GET"):
-        raise RequestError(405, f"{method} is not for this path; use {allowed}")
+        allow = "GET, HEAD" if allowed == "GET" else allowed
+        raise RequestError(405, f"{method} is not for this path; use {allowed}", [("allow", allow)])
 
 
 def _json(status: int, value: Any) -> Answer:

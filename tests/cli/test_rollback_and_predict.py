@@ -156,7 +156,7 @@ def test_predict_golden_compares_with_the_releases_own_answers(running, model) -
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["MODEL"], 2, "give image files or --golden"),
+        (["MODEL"], 2, "give image files, texts, a row, or --golden"),
         (["MODEL", "nothing.png"], 1, "there is no file nothing.png"),
         (["MODEL", "text.png"], 1, "text.png cannot be read as an image"),
         (["nobody", "text.png"], 1, "no model 'nobody'"),
