@@ -35,7 +35,7 @@ def usage(
     until: Annotated[str | None, typer.Option("--to", help="Last day (UTC), included; else today.")] = None,
     by: Annotated[list[By] | None, typer.Option(help="key, model or version; repeatable; else key and model.")] = None,
     prices: Annotated[
-        Path | None, typer.Option(help="A YAML file with the section `usage`; else params.yaml of this checkout.")
+        Path | None, typer.Option(help="A table of prices (YAML); else prices.yaml, if it is here.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="An object with `rows`.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, with a header.")] = False,
@@ -96,16 +96,13 @@ def _date(text: str | None, default: date) -> date:
 
 
 def _prices(file: Path | None) -> Prices | None:
-    """The table; None when there is no file, or this checkout's has no prices."""
-    path = file or Path("params.yaml")
+    """The table; None when no file was named and there is no prices.yaml here."""
+    path = file or Path("prices.yaml")
     if not path.exists():
         if file:
-            raise NightshiftError(f"there is no file {file}", "give a YAML file with the section `usage`", exit_code=2)
+            raise NightshiftError(f"there is no file {file}", "give a table of prices (docs/keys.md)", exit_code=2)
         return None
     try:
-        section = (yaml.safe_load(path.read_text()) or {}).get("usage")
-        if section is None and file is None:
-            return None
-        return Prices.model_validate(section)
-    except (yaml.YAMLError, ValidationError, AttributeError) as error:
-        raise NightshiftError(f"{path} has no good section `usage`: {error}", "see docs/keys.md") from error
+        return Prices.model_validate(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise NightshiftError(f"{path} is no table of prices: {error}", "write it as in docs/keys.md") from error

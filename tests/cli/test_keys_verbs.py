@@ -1,15 +1,20 @@
 """`nightshift keys` and `nightshift usage`, as a person or a program types them."""
 
+import contextlib
 import csv
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+from typer.testing import CliRunner
 
+from nightshift.cli import main
+from nightshift.errors import NightshiftError
+from nightshift.releases.errors import ReleaseError
 from nightshift.releases.store import FolderStore
 from nightshift.serving.keys import digest
 from nightshift.serving.usage import Usage
@@ -21,10 +26,15 @@ def registry(tmp_path: Path) -> Path:
     return tmp_path / "registry"
 
 
-def nightshift(registry: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "NIGHTSHIFT_REGISTRY": str(registry), "NO_COLOR": "1", "COLUMNS": "200", **more}
-    command = [sys.executable, "-m", "nightshift.cli.main", *arguments]
-    return subprocess.run(command, cwd=registry.parent, env=environment, capture_output=True, text=True, check=False)
+def nightshift(registry: Path, *arguments: str, **more: str) -> SimpleNamespace:
+    """One call in this process, as from the folder beside the registry: status, output, errors."""
+    environment = {"NIGHTSHIFT_REGISTRY": str(registry), "NO_COLOR": "1", "COLUMNS": "200", **more}
+    with contextlib.chdir(registry.parent), mock.patch.dict(os.environ, environment):
+        done = CliRunner().invoke(main.app, arguments)
+    if done.exception and not isinstance(done.exception, SystemExit | NightshiftError | ReleaseError):
+        raise done.exception
+    status = getattr(done.exception, "exit_code", done.exit_code)
+    return SimpleNamespace(returncode=status, stdout=done.stdout, stderr=f"{done.stderr}{done.exception or ''}")
 
 
 def test_a_key_from_its_making_to_its_end(registry: Path):
@@ -103,17 +113,16 @@ def test_usage_is_added_up_by_what_is_asked(used: Path):
     assert "nothing was asked" in nightshift(used, "usage", "--to", "2020-01-01", "--from", "2019-01-01").stdout
 
 
-def test_usage_is_priced_by_the_table_of_a_file_or_of_params(used: Path):
-    table = "usage:\n  currency: EUR\n  prices:\n    m: {per_1000_requests: 500, per_1000_items: 100}\n"
-    file = used.with_name("prices.yaml")
+def test_usage_is_priced_by_a_table(used: Path):
+    table = "currency: EUR\nprices:\n  m: {per_1000_requests: 500, per_1000_items: 100}\n"
+    file = used.with_name("ours.yaml")
     file.write_text(table)
     rows = json.loads(nightshift(used, "usage", "--by", "key", "--prices", str(file), "--json").stdout)["rows"]
     assert [(row["key"], row["cost"], row["currency"]) for row in rows] == [("", 0.0, "EUR"), ("alice", 1.5, "EUR")]
-    used.with_name("params.yaml").write_text(table.replace("500", "1000"))
-    (row,) = csv.DictReader(io.StringIO(nightshift(used, "usage", "--by", "model", "--csv").stdout.split("n,")[0]))
-    assert (row["model"], row["cost"]) == ("m", "2.5")
-    used.with_name("params.yaml").write_text("models: {}\n")
     assert "cost" not in nightshift(used, "usage", "--json").stdout
+    used.with_name("prices.yaml").write_text(table.replace("500", "1000"))
+    priced = list(csv.DictReader(io.StringIO(nightshift(used, "usage", "--by", "model", "--csv").stdout)))
+    assert [(row["model"], float(row["cost"])) for row in priced] == [("m", 2.5), ("n", 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -122,11 +131,11 @@ def test_usage_is_priced_by_the_table_of_a_file_or_of_params(used: Path):
         (("--json", "--csv"), 2, "two answers"),
         (("--from", "yesterday"), 2, "2027-01-31"),
         (("--prices", "none.yaml"), 2, "there is no file none.yaml"),
-        (("--prices", "bad.yaml"), 1, "no good section `usage`"),
+        (("--prices", "bad.yaml"), 1, "is no table of prices"),
     ],
 )
 def test_wrong_use_of_usage_is_told(used: Path, arguments, status, said):
-    used.with_name("bad.yaml").write_text("usage: {currency: EUR, prices: {m: {per_request: 1}}}\n")
+    used.with_name("bad.yaml").write_text("{currency: EUR, prices: {m: {per_request: 1}}}\n")
     done = nightshift(used, "usage", *arguments)
     assert done.returncode == status
     assert said in done.stderr
