@@ -4,18 +4,25 @@ Counting one call is two look-ups, four bisections and some additions (0.7 µs),
 lists: the library's own histograms cost as much each. The library writes the text, when somebody asks. And plain counts
 of several processes can be added: whichever is asked answers for all that share the port.
 
+A process that died is started again and goes on from what was last told of it, so that the sum never falls: Prometheus
+would take that for a new start of all, and count everything twice.
+
 No label's value comes from a client: models and versions are those that were loaded, the others are our own words. What
 has no model (health, a name that is not here) counts under an empty one.
 """
 
+import contextlib
+import json
 import os
 import resource
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version as package_version
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from nightshift.releases.store import whole_file
 from nightshift.serving.call import Call
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -77,7 +84,7 @@ FAMILIES: dict[str, Family] = {
     "process_resident_memory_bytes": Family("gauge", "Resident memory, of all processes together."),
     "process_cpu_seconds": Family("counter", "Processor time, of all processes together."),
     "process_start_time_seconds": Family(
-        "gauge", "When the oldest process started, in seconds since 1970.", together=min
+        "gauge", "When the newest process started, in seconds since 1970.", together=max
     ),
 }
 
@@ -100,10 +107,16 @@ class _Histograms:
 
 
 class Metrics:
-    """One process's counts; at each reading ``facts`` are asked for what others know: (family, labels, value)."""
+    """One process's counts; at each reading ``facts`` are asked for what others know: (family, labels, value).
 
-    def __init__(self) -> None:
-        self.facts: list[Callable[[], Iterable[Fact]]] = [_process]
+    ``told`` is the file that remembers what was last read here, for the process that takes this one's place.
+    """
+
+    def __init__(self, told: Path | None = None) -> None:
+        self._told = told
+        self._before = {name: rows for name, rows in _whole(read(told)).items() if FAMILIES[name].kind != "gauge"}
+        self._started = time.time()
+        self.facts: list[Callable[[], Iterable[Fact]]] = [self._process]
         self._requests: dict[tuple[str, str, str, str, str, int], int] = {}
         self._histograms: dict[tuple[str, str], _Histograms] = {}
         self._versions: dict[str, list[str]] = {}
@@ -138,8 +151,8 @@ class Metrics:
         items[-1] += call.batch
 
     def counts(self) -> Counts:
-        """All of this process, now; can be sent as JSON."""
-        found: Counts = {}
+        """All of this process and of those whose place it took, now; can be sent as JSON."""
+        found = {name: list(rows) for name, rows in self._before.items()}
         for key, number in list(self._requests.items()):
             found.setdefault("nightshift_requests", []).append(((*key[:5], str(key[5])), number))
         for labels, of in list(self._histograms.items()):
@@ -150,7 +163,22 @@ class Metrics:
         for ask in self.facts:
             for family, said, value in ask():
                 found.setdefault(family, []).append((tuple(said), value))
+        if self._told:
+            with contextlib.suppress(OSError), whole_file(self._told) as temporary:
+                temporary.write_text(json.dumps(found))
         return found
+
+    def _process(self) -> Iterable[Fact]:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        yield "nightshift_processes", (), 1
+        yield "nightshift_build_info", (package_version("nightshift-ml"),), 1
+        yield "process_cpu_seconds", (), used.ru_utime + used.ru_stime
+        yield "process_start_time_seconds", (), self._started
+        try:
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:  # not Linux: only the greatest size that it ever had is known
+            resident = used.ru_maxrss
+        yield "process_resident_memory_bytes", (), resident
 
     def _begin(self, name: str, version: str) -> None:
         """A year of nights is hundreds of versions; those that left long ago are forgotten."""
@@ -163,34 +191,38 @@ class Metrics:
             self._requests = {key: n for key, n in self._requests.items() if (key[0], key[2]) != (name, oldest)}
 
 
-def text(processes: Iterable[Counts], accept: str | None = None) -> tuple[bytes, str]:
+def read(told: Path | None) -> Counts:
+    """What a process last told, from its file; nothing when there is none."""
+    if told is None:
+        return {}
+    try:
+        return dict(json.loads(told.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def text(processes: Sequence[Counts], accept: str | None = None) -> tuple[bytes, str]:
     """The counts of all processes together as Prometheus reads them, and the content type that ``accept`` chose."""
     # Here, because it takes 60 ms, and an endpoint that nobody watches need not pay them.
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.registry import Collector, CollectorRegistry
 
-    together: dict[str, dict[tuple[str, ...], list[Any]]] = {name: {} for name in FAMILIES}
-    for counts in processes:
-        for name, rows in counts.items():
-            for labels, value in rows:
-                together[name].setdefault(tuple(labels), []).append(value)
+    whole = _whole({name: [row for counts in processes for row in counts.get(name, ())] for name in FAMILIES})
 
     class All(Collector):
         def collect(self) -> Iterable[Any]:
-            for name, rows in together.items():
-                of = FAMILIES[name]
+            for name, of in FAMILIES.items():
                 if of.kind == "histogram":
                     histogram = HistogramMetricFamily(name, of.help, labels=of.labels)
-                    for labels, values in sorted(rows.items()):
-                        *buckets, total = map(sum, zip(*values, strict=True))
+                    for labels, (*buckets, total) in whole[name]:
                         histogram.add_metric(labels, _cumulative(of.bounds, buckets), total)
                     yield histogram
                 else:
                     made = CounterMetricFamily if of.kind == "counter" else GaugeMetricFamily
                     family = made(name, of.help, labels=of.labels)
-                    for labels, values in sorted(rows.items()):
-                        family.add_metric(labels, of.together(values))
+                    for labels, value in whole[name]:
+                        family.add_metric(labels, value)
                     yield family
 
     registry = CollectorRegistry()
@@ -199,26 +231,23 @@ def text(processes: Iterable[Counts], accept: str | None = None) -> tuple[bytes,
     return encode(registry), content_type
 
 
+def _whole(counts: Counts) -> Counts:
+    """The same with one row for each series."""
+    found: Counts = {}
+    for name, rows in counts.items():
+        of, series = FAMILIES[name], dict[tuple[str, ...], list[Any]]()
+        for labels, value in rows:
+            series.setdefault(tuple(labels), []).append(value)
+        found[name] = [
+            (labels, [sum(column) for column in zip(*values, strict=True)] if of.bounds else of.together(values))
+            for labels, values in sorted(series.items())
+        ]
+    return found
+
+
 def _cumulative(bounds: Sequence[float], buckets: Sequence[float]) -> list[tuple[str, float]]:
     found, below = [], 0.0
     for bound, number in zip([*map(str, map(float, bounds)), "+Inf"], buckets, strict=True):
         below += number
         found.append((bound, below))
     return found
-
-
-_STARTED = time.time()
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-def _process() -> Iterable[Fact]:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    yield "nightshift_processes", (), 1
-    yield "nightshift_build_info", (package_version("nightshift-ml"),), 1
-    yield "process_cpu_seconds", (), used.ru_utime + used.ru_stime
-    yield "process_start_time_seconds", (), _STARTED
-    try:
-        with open("/proc/self/statm") as statm:  # noqa: PTH123 - Path would be slower and no clearer
-            yield "process_resident_memory_bytes", (), int(statm.read().split()[1]) * _PAGE
-    except OSError:  # not Linux: only the greatest size that it ever had is known
-        yield "process_resident_memory_bytes", (), used.ru_maxrss

@@ -96,6 +96,24 @@ def test_processes_are_added_up_after_a_journey_as_json(model: LoadedModel):
     assert value(found, "process_resident_memory_bytes") > 20_000_000
 
 
+def test_a_process_that_takes_anothers_place_goes_on_from_what_was_told(tmp_path: Path, model: LoadedModel):
+    told = tmp_path / "0.counts"
+    for life in range(1, 4):
+        counts = Metrics(told)
+        counts.facts.append(lambda: [("nightshift_in_flight", (), 2)])
+        counts.watch(ended(model, batch=4))
+        found = values(counts)
+        assert value(found, "nightshift_requests_total") == life
+        assert value(found, "nightshift_batch_items_sum") == 4 * life
+        assert value(found, "nightshift_batch_items_bucket", le="4.0") == life
+        assert value(found, "nightshift_in_flight") == 2  # a gauge is of now
+        assert value(found, "nightshift_processes") == 1
+        counts.watch(ended(model))  # was never told: lost with the process
+    assert len(metrics.read(told)["nightshift_batch_items"]) == 2
+    told.write_text("{")
+    assert value(values(Metrics(told)), "nightshift_requests_total") == 0
+
+
 def test_prometheus_own_tools_have_nothing_to_say(model: LoadedModel):
     promtool = shutil.which("promtool")
     if promtool is None:
