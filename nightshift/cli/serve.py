@@ -3,13 +3,29 @@
 import os
 import ssl
 import tempfile
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nightshift.cli.connect import take_settings
 from nightshift.errors import NightshiftError, Refused
+
+if TYPE_CHECKING:
+    from nightshift.serving.samples import Plan
+
+
+class Log(StrEnum):
+    auto = "auto"
+    text = "text"
+    json = "json"
+
+
+class Level(StrEnum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
 
 
 def serve(
@@ -26,6 +42,16 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
     processes: Annotated[str, typer.Option(help="How many on this port: a number, or auto for one per core.")] = "1",
     cache: Annotated[Path | None, typer.Option(help="Folder of local copies of releases.")] = None,
+    log: Annotated[Log, typer.Option(help="Lines for people, JSON for machines; auto: text at a terminal.")] = Log.auto,
+    log_level: Annotated[Level, typer.Option(help="info: every inference; warning: what needs somebody.")] = Level.info,
+    sample_rate: Annotated[
+        list[str] | None,
+        typer.Option(help="Share of the requests to keep with their answers (0.01, MODEL=0.1); repeatable."),
+    ] = None,
+    sample_leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Left out of what is kept: inputs, outputs, key, input:NAME, output:NAME; repeatable."),
+    ] = None,
 ) -> None:
     """Serve what the ledger wants, over the Open Inference Protocol v2, until SIGTERM or Ctrl-C."""
     count = len(os.sched_getaffinity(0)) if processes == "auto" else int(processes) if processes.isdecimal() else 0
@@ -55,7 +81,43 @@ def serve(
         # Without a home there is nowhere to come back to: the copies last as long as this machine's temporary files.
         cache = Path(home) / "releases" if home else Path(tempfile.mkdtemp(prefix="nightshift-releases-"))
     _demand_a_key(registry, host, cache)
-    raise typer.Exit(server.serve(registry, host, port, cache, home, hosts, allow_origin or (), tls, count))
+    settings = server.Settings(
+        registry=registry,
+        host=host,
+        port=port,
+        copies=cache,
+        checkout=home,
+        hosts=hosts,
+        origins=allow_origin or (),
+        tls=tls,
+        count=count,
+        log_level=log_level.value,
+        log_json=None if log is Log.auto else log is Log.json,
+        plan=_plan(sample_rate, sample_leave_out, registry),
+    )
+    raise typer.Exit(server.serve(settings))
+
+
+def _plan(rates: list[str] | None, leave_out: list[str] | None, registry: str) -> "Plan":
+    """What is typed, else what the environment says, in which commas separate."""
+    from nightshift.serving import places, samples
+
+    rates = rates or _listed("NIGHTSHIFT_SAMPLE_RATE")
+    try:
+        plan = samples.plan(rates, leave_out or _listed("NIGHTSHIFT_SAMPLE_LEAVE_OUT"))
+    except ValueError as error:
+        raise NightshiftError(str(error), "see nightshift serve --help", exit_code=2) from None
+    if plan and not places.place("served", registry):
+        raise NightshiftError(
+            "samples are to be kept, but there is no place for them",
+            "set NIGHTSHIFT_SERVED to a bucket or folder, as s3://nightshift-served",
+            exit_code=2,
+        )
+    return plan
+
+
+def _listed(variable: str) -> list[str]:
+    return [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
 
 
 def _demand_a_key(registry: str, host: str, cache: Path) -> None:

@@ -20,6 +20,7 @@ from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import RequestError
+from nightshift.serving.watch import Watch
 
 MAX_BODY = 32 << 20  # bytes
 BODY_TIMEOUT_S = 10.0
@@ -38,11 +39,12 @@ class Answer:
 class Rest:
     """``about`` adds what the process knows of itself (registry, checkout) to /status."""
 
-    def __init__(self, engine: Engine, follower: Follower, guard: Guard, about: Mapping[str, Any]):
+    def __init__(self, engine: Engine, follower: Follower, guard: Guard, watch: Watch, about: Mapping[str, Any]):
         self.engine = engine
         self.follower = follower
         self.guard = guard
-        self.watchers: list[Callable[[Call], None]] = [guard.watch]
+        self.watch = watch
+        self.watchers: list[Callable[[Call], None]] = [guard.watch, *watch.watchers]
         self.about = dict(about)
         self._threads = ThreadPoolExecutor(thread_name_prefix="infer")
 
@@ -95,6 +97,12 @@ class Rest:
                 call.verb = "status"
                 self.guard.enter(call, "admin", header)
                 return _json(200, {**await self.follower.status_of_all(), **self.about})
+            case ["metrics"]:
+                _only(method, "GET")
+                call.verb = "metrics"
+                self.guard.enter(call, "metrics", header)
+                text, content_type = await self.watch.text(header("accept"))
+                return Answer(200, text, [("content-type", content_type)])
             case ["refresh"]:
                 _only(method, "POST")
                 call.verb = "refresh"
@@ -191,6 +199,7 @@ def _infer(call: Call, model: LoadedModel, data: bytes) -> Answer:
     answer = model.infer(request)
     call.computed = time.perf_counter() - started
     call.items = request["inputs"][0]["shape"][0] if request["inputs"][0]["shape"] else 1
+    call.batch = call.items
     return _json(200, answer)
 
 

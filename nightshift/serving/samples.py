@@ -42,6 +42,10 @@ class Plan:
     rates: Mapping[str, float] | None = None
     leave_out: frozenset[str] = frozenset()
 
+    def __bool__(self) -> bool:
+        """Whether anything is kept at all."""
+        return self.rate > 0 or any((self.rates or {}).values())
+
     def of(self, model: str) -> float:
         return (self.rates or {}).get(model, self.rate)
 

@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,60 +21,64 @@ from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
 from nightshift.serving import guard as guards
-from nightshift.serving import processes
+from nightshift.serving import logs, processes
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
+from nightshift.serving.logs import AccessLog
 from nightshift.serving.processes import Peers
 from nightshift.serving.rest import Rest
+from nightshift.serving.samples import Plan
+from nightshift.serving.watch import Watch
 
 log = logging.getLogger("nightshift.serving")
 
 
-def serve(
-    registry: str,
-    host: str,
-    port: int,
-    copies: Path,
-    checkout: str | None,
-    hosts: Sequence[str] = (),
-    origins: Sequence[str] = (),
-    tls: tuple[Path, Path] | None = None,
-    count: int = 1,
-) -> int:
-    """Serve what the ledger of this registry (bucket or folder) wants until SIGTERM or SIGINT; returns an exit status.
+@dataclass(frozen=True)
+class Settings:
+    """What one endpoint is told. ``registry`` is a bucket or folder, ``copies`` keeps whole releases by digest.
 
-    ``copies`` keeps whole releases by digest; ``checkout`` is told in /status, so that a stack knows its own endpoint;
-    ``count`` is the number of processes.
+    ``checkout`` is told in /status, so that a stack knows its own endpoint; ``tls`` is a certificate and its key;
+    ``count`` the number of processes; ``plan`` says which samples are kept.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    return processes.run(count, lambda peers: _work(peers, registry, host, port, copies, checkout, hosts, origins, tls))
+
+    registry: str
+    host: str
+    port: int
+    copies: Path
+    checkout: str | None = None
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    tls: tuple[Path, Path] | None = None
+    count: int = 1
+    log_level: str = "info"
+    log_json: bool | None = None
+    plan: Plan = field(default_factory=Plan)
 
 
-def _work(
-    peers: Peers,
-    registry: str,
-    host: str,
-    port: int,
-    copies: Path,
-    checkout: str | None,
-    hosts: Sequence[str],
-    origins: Sequence[str],
-    tls: tuple[Path, Path] | None,
-) -> None:
+def serve(settings: Settings) -> int:
+    """Serve what the ledger wants until SIGTERM or SIGINT; returns an exit status."""
+    access = logs.set_up(settings.log_level, settings.log_json)
+    return processes.run(settings.count, lambda peers: _work(peers, settings, access))
+
+
+def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
     """All that one process does."""
-    store = open_store(registry)
+    store = open_store(settings.registry)
     engine = Engine()
-    follower = Follower(Registry(store), Ledger(store), engine, copies, peers)
-    guard = guards.make(registry, host, port, copies, hosts, origins)
+    follower = Follower(Registry(store), Ledger(store), engine, settings.copies, peers)
+    guard = guards.make(
+        settings.registry, settings.host, settings.port, settings.copies, settings.hosts, settings.origins
+    )
 
     def refresh() -> None:
         guard.refresh()
         follower.refresh()
 
     peers.answers["refresh"] = refresh
-    rest = Rest(engine, follower, guard, {"registry": store.url, "checkout": checkout})
-    uvloop.run(_serve(rest, follower, guard, host, port, tls))
+    watch = Watch(follower, access, guard.usage.store, guard.usage.instance, settings.plan)
+    rest = Rest(engine, follower, guard, watch, {"registry": store.url, "checkout": settings.checkout})
+    uvloop.run(_serve(rest, follower, guard, settings.host, settings.port, settings.tls))
 
 
 def is_taken(host: str, port: int) -> bool:
@@ -114,10 +119,12 @@ async def _serve(
     await follower.peers.listen()
     follower.start()
     guard.start()
+    rest.watch.start()
     log.info("endpoint at %s://%s:%d follows %s", "https" if tls else "http", host, port, rest.about["registry"])
     await server.serve()
     follower.stop()
     guard.stop()
+    rest.watch.stop()
     log.info("stopped")
 
 
