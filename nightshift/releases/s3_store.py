@@ -1,29 +1,34 @@
-"""The store in an S3 bucket; what it promises stands in ``store``. botocore is imported when it is first used."""
+"""The store in an S3 bucket; what it promises stands in ``store``.
+
+With obstore, a client in Rust: of what a short task costs, an AWS client in Python would be more than half.
+"""
 
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightshift.releases.errors import StoreDenied, StoreUnavailable
+from nightshift.releases.errors import ReleaseError, StoreDenied, StoreUnavailable
 from nightshift.releases.store import whole_file
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from obstore.store import S3Store as Bucket
 
-    from mypy_boto3_s3 import S3Client
-
-
-_AWS = "AWS S3"
+AWS = "AWS S3"
+CHUNK = 1 << 20
+ASKED_AGAIN = timedelta(minutes=10)
+# Pauses grow from half a second to 15 s at most, so that 16 attempts outlast a server that is away for two minutes.
+BACKOFF = {"init_backoff": timedelta(seconds=0.5), "base": 4, "max_backoff": timedelta(seconds=15)}
 
 
 class S3Store:
-    """A store in a bucket. Endpoint, keys and region are boto3's own settings (AWS_ENDPOINT_URL, …).
+    """A store in a bucket. Endpoint, keys and region are AWS's own settings (AWS_ENDPOINT_URL, …).
 
     With a ``profile`` of ~/.aws they are that profile's and nothing of the environment; ``endpoint`` wins over both.
+    Many threads may use it, and no process that was forked after its first use.
     """
 
     def __init__(self, bucket: str, prefix: str, endpoint: str | None = None, profile: str | None = None):
@@ -31,59 +36,60 @@ class S3Store:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._made: S3Client | None = None
+        self._made: Bucket | None = None
 
     @property
-    def _client(self) -> "S3Client":
+    def _client(self) -> "Bucket":
         if self._made is None:
-            # Without boto3, whose own import would be a quarter of what an unchanged stage costs.
-            import botocore.session
-            from botocore.config import Config
+            from obstore.store import S3Store as Bucket
 
-            # A session of its own: a shared one keeps the keys that it saw first, whatever the environment says.
-            session = botocore.session.Session(profile=self._profile)
-            if self._profile and not self._endpoint:
-                self._endpoint = session.get_scoped_config().get("endpoint_url")
-            made: Any = session.create_client(
-                "s3",
-                endpoint_url=self._endpoint,
-                config=Config(
-                    ignore_configured_endpoint_urls=self._profile is not None,  # type: ignore[call-arg]  # the stubs lack it
-                    # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.
-                    s3={"addressing_style": "auto" if self._where == _AWS else "path"},
-                    retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS") or 3)},
-                    connect_timeout=5,
-                    read_timeout=60,
-                ),
+            attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or 3)
+            keys: dict[str, Any] = {}
+            if self._profile or not os.environ.get("AWS_ACCESS_KEY_ID"):
+                keys, configured = _keys(self._profile)
+                self._endpoint = self._endpoint or (self._where if self._where != AWS else configured)
+            made: Any = Bucket
+            self._made = made(
+                self.bucket,
+                # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.
+                config={"virtual_hosted_style_request": True} if self._where == AWS else {"endpoint": self._where},
+                client_options={
+                    "allow_http": True,
+                    "connect_timeout": timedelta(seconds=5),
+                    "read_timeout": timedelta(seconds=60),
+                    "timeout": timedelta(days=1),  # of a whole transfer: an object may be of any size
+                    **_authority(os.environ.get("AWS_CA_BUNDLE")),
+                },
+                retry_config={"max_retries": attempts - 1, "retry_timeout": timedelta(minutes=5), "backoff": BACKOFF},
+                **keys,
             )
-            self._made = made
         return self._made
 
     @property
     def _where(self) -> str:
-        return self._endpoint or (not self._profile and os.environ.get("AWS_ENDPOINT_URL")) or _AWS
+        return self._endpoint or (not self._profile and os.environ.get("AWS_ENDPOINT_URL")) or AWS
 
     def get(self, key: str) -> bytes:
         with self._watch(key):
-            return self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+            return bytes(self._client.get(self.prefix + key).bytes())
 
     def put_new(self, key: str, data: bytes) -> bool:
         return self._put_new(key, data)
 
     def put(self, key: str, data: bytes) -> None:
         with self._watch(key):
-            self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+            self._client.put(self.prefix + key, data, use_multipart=False)
 
     def list(self, prefix: str) -> "list[str]":
         return sorted(self.written(prefix))
 
-    def written(self, prefix: str) -> "dict[str, datetime]":
+    def written(self, prefix: str) -> dict[str, datetime]:
+        wanted = self.prefix + prefix
         with self._watch(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix + prefix
-            )
-            items = (item for page in pages for item in page.get("Contents", []))
-            return {item["Key"][len(self.prefix) :]: item["LastModified"] for item in items}
+            # The client knows folders only: the characters after the last slash are compared here.
+            items = (item for page in self._client.list(wanted.rpartition("/")[0] or None) for item in page)
+            found = {item["path"]: item["last_modified"] for item in items if item["path"].startswith(wanted)}
+        return {path[len(self.prefix) :]: at for path, at in found.items()}
 
     def exists(self, key: str) -> bool:
         return self.size(key) is not None
@@ -91,33 +97,33 @@ class S3Store:
     def size(self, key: str) -> int | None:
         try:
             with self._watch(key):
-                return self._client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"]
+                return self._client.head(self.prefix + key)["size"]
         except KeyError:
             return None
 
     def delete(self, key: str) -> None:
         with self._watch(key):
-            self._client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+            self._client.delete(self.prefix + key)
 
     def get_file(self, key: str, path: Path) -> None:
         with whole_file(path) as temporary, self._watch(key), temporary.open("wb") as file:
-            body = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"]
-            shutil.copyfileobj(body, file, 1 << 20)
+            for chunk in self._client.get(self.prefix + key).stream(CHUNK):
+                file.write(chunk)
 
     def read(self, key: str) -> tuple[bytes, str]:
         with self._watch(key):
-            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)
-            return answer["Body"].read(), answer["ETag"]
+            answer = self._client.get(self.prefix + key)
+            return bytes(answer.bytes()), answer.meta["e_tag"] or ""
 
     def swap(self, key: str, data: bytes, version: str | None) -> str | None:
-        from botocore.exceptions import ClientError
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        put = partial(self._client.put_object, Bucket=self.bucket, Key=self.prefix + key, Body=data)
         with self._watch(key):
             try:
-                return (put(IfMatch=version) if version else put(IfNoneMatch="*"))["ETag"]
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (404, 409, 412):
+                mode: Any = {"e_tag": version} if version else "create"
+                return self._client.put(self.prefix + key, data, mode=mode)["e_tag"]
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                if _code(error) == "NoSuchBucket":
                     raise
         # Another's, or ours: an answer was lost, and the client asked again.
         try:
@@ -127,67 +133,117 @@ class S3Store:
         return now if found == data else None
 
     def put_new_file(self, key: str, path: Path) -> bool:
-        # One PUT, up to 5 GB: S3's managed multipart upload knows no If-None-Match.
-        with path.open("rb") as file:
-            return self._put_new(key, file)
+        # One PUT, up to 5 GB: an upload in parts knows no If-None-Match.
+        return self._put_new(key, path)
 
     def put_file(self, key: str, path: Path) -> None:
-        from s3transfer.manager import TransferManager  # parts and retries, for a file of any size
-
-        with self._watch(key), path.open("rb") as file, TransferManager(self._client) as transfer:
-            transfer.upload(file, self.bucket, self.prefix + key).result()
+        with self._watch(key):
+            self._client.put(self.prefix + key, path)
 
     def demand_write(self) -> None:
-        from botocore.exceptions import ClientError
+        from obstore.exceptions import PreconditionError
 
         key, nothing = "checks/nothing", '"00000000000000000000000000000000"'
         with self._watch(key):
             try:
                 # On condition that an object that is not there is unchanged: who may write fails on the condition.
-                self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=b"", IfMatch=nothing)
-            except ClientError as error:
-                if error.response["Error"].get("Code") not in ("PreconditionFailed", "NoSuchKey"):
+                self._client.put(self.prefix + key, b"", mode={"e_tag": nothing})
+            except (PreconditionError, FileNotFoundError) as error:
+                if _code(error) not in ("PreconditionFailed", "NoSuchKey"):
                     raise
 
-    def _put_new(self, key: str, body: Any) -> bool:
-        from botocore.exceptions import ClientError
+    def _put_new(self, key: str, body: bytes | Path) -> bool:
+        from obstore.exceptions import AlreadyExistsError
 
         with self._watch(key):
             try:
-                self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=body, IfNoneMatch="*")
-            except ClientError as error:
-                # 409: another conditional write of this key was under way, and it may have failed.
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 409 and not self.exists(key):
-                    raise
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-                    return False
-                raise
+                self._client.put(self.prefix + key, body, mode="create")
+            except AlreadyExistsError:
+                return False
         return True
 
     @contextmanager
     def _watch(self, key: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         where = self._where
         try:
             yield
-        except ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            code = error.response["Error"].get("Code", "")
+        except (FileNotFoundError, BaseError) as error:
+            code = _code(error)
             if code == "NoSuchBucket":
                 raise StoreUnavailable(
                     f"there is no bucket {self.bucket} at {where}", "create it, or `make up`"
                 ) from error
-            if status == 404:
+            if isinstance(error, FileNotFoundError):
                 raise KeyError(key) from None
-            if status in (401, 403):
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in ("401", "403", *DENIED):
                 raise StoreDenied(
-                    f"{where} refuses {error.operation_name} on {self.url}/{key}: {code}",
+                    f"{where} refuses what was asked of {self.url}/{key}: {code}",
                     "use keys with the right for this bucket (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
                 ) from error
-            raise StoreUnavailable(f"{self.url}/{key}: {error}", f"check the S3 server at {where}") from error
-        except (BotoCoreError, HTTPClientError) as error:
             raise StoreUnavailable(
-                f"{self.url} does not answer at {where}: {error}",
+                f"{self.url} does not answer at {where}, asked for {key}: {_words(error)}",
                 "start the S3 server (`make up`) or check its address",
             ) from error
+
+
+DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+
+
+def _keys(profile: str | None) -> tuple[dict[str, Any], str | None]:
+    """Keys and region of a profile, or what AWS's own tools find; and the profile's endpoint.
+
+    The keys are asked for anew every few minutes: some come to an end.
+
+    Raises:
+        StoreDenied: there are none.
+    """
+    import botocore.session
+    from botocore.exceptions import ProfileNotFound
+
+    session = botocore.session.Session(profile=profile)
+    try:
+        found, settings = session.get_credentials(), session.get_scoped_config()
+    except ProfileNotFound as error:
+        raise StoreDenied(str(error), "name a profile of ~/.aws") from None
+    if found is None:
+        raise StoreDenied("there are no keys for S3", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+
+    def provide() -> dict[str, Any]:
+        now = found.get_frozen_credentials()
+        return {
+            "access_key_id": now.access_key,
+            "secret_access_key": now.secret_key,
+            "token": now.token,
+            "expires_at": datetime.now(UTC) + ASKED_AGAIN,
+        }
+
+    region = session.get_config_variable("region")
+    keys = {"credential_provider": provide, **({"region": region} if region else {})}
+    endpoint: str | None = settings.get("endpoint_url")
+    if profile and not endpoint:  # and not that of the environment, which the client would read by itself
+        endpoint = f"https://s3.{region or 'us-east-1'}.amazonaws.com"
+    return keys, endpoint
+
+
+def _authority(bundle: str | None) -> dict[str, bytes]:
+    """Who may vouch for the server beside those that the system trusts."""
+    if not bundle:
+        return {}
+    try:
+        return {"root_certificate": Path(bundle).read_bytes()}
+    except OSError as error:
+        raise ReleaseError(f"AWS_CA_BUNDLE: {error}", "name a file of certificates, or unset it") from None
+
+
+def _code(error: Exception) -> str:
+    """The server's word for what is wrong, else the status of its answer."""
+    text = str(error)
+    found = re.search(r"<Code>(\w+)</Code>", text) or re.search(r"status code: (\d+)", text)
+    return found[1] if found else ""
+
+
+def _words(error: Exception) -> str:
+    """The first line of a client's long account."""
+    return str(error).partition("\n")[0].strip()

@@ -35,6 +35,22 @@ def test_what_was_put_is_read_back_and_listed_sorted(store: Store) -> None:
     assert store.exists("b/2")
 
 
+def test_a_prefix_is_characters_and_not_a_folder(store: Store) -> None:
+    for key in ("days/10", "days/1", "days/1x/y", "day", "days/2"):
+        store.put(key, b"x")
+    assert store.list("days/1") == ["days/1", "days/10", "days/1x/y"]
+    assert store.list("da") == ["day", "days/1", "days/10", "days/1x/y", "days/2"]
+    assert store.list("days/3/") == []
+
+
+def test_a_key_has_the_characters_that_it_was_given(store: Store) -> None:
+    keys = ["a b", "a%20b", "a+b@c=d:e", "größe", "x#y?z&"]
+    for key in keys:
+        store.put(f"odd/{key}", key.encode())
+    assert store.list("odd/") == sorted(f"odd/{key}" for key in keys)
+    assert [store.get(f"odd/{key}").decode() for key in keys] == keys
+
+
 def test_a_missing_key_is_a_key_error_and_lists_as_nothing(store: Store, tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         store.get("nothing/here")
@@ -154,6 +170,44 @@ def test_keys_without_the_right_are_denied_by_name(s3, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     with pytest.raises(StoreDenied, match=s3.registry):
         open_store(f"s3://{s3.registry}").put_new("releases/x", b"x")
+
+
+def test_a_list_without_the_right_is_denied_and_not_empty(s3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment("endpoint").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreDenied, match="AccessDenied"):
+        open_store(f"s3://{s3.work}").list("")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StoreDenied, match=s3.registry):
+        open_store(f"s3://{s3.registry}").list("")
+
+
+def test_keys_of_a_profile_serve_where_the_environment_has_none(
+    s3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = s3.environment("deployer")
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    with pytest.raises(StoreDenied, match="no keys"):
+        open_store(f"s3://{s3.registry}").list("")
+    (tmp_path / "credentials").write_text(
+        f"[team]\naws_access_key_id={keys['AWS_ACCESS_KEY_ID']}\naws_secret_access_key={keys['AWS_SECRET_ACCESS_KEY']}\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    store = open_store(f"s3://{s3.registry}/store-{uuid4().hex}")
+    assert store.put_new("key", b"x")
+    assert store.list("") == ["key"]
+
+
+def test_authorities_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
+    with pytest.raises(ReleaseError, match=r"AWS_CA_BUNDLE.*nowhere\.pem"):
+        open_store("s3://bucket").get("x")
 
 
 def test_who_may_write_is_known_without_a_write(store: Store) -> None:
