@@ -1,10 +1,14 @@
 """The topology of a team, up, for all tests of this folder's file."""
 
 import io
+import json
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +32,30 @@ def on_gpu(project: Project) -> None:
 
 
 @pytest.fixture(scope="module")
+def messages() -> Iterator[queue.Queue[dict[str, str]]]:
+    """What the team is told, and ``url``, where it is told it."""
+    arrived: queue.Queue[dict[str, str]] = queue.Queue()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            arrived.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        arrived.url = f"json://127.0.0.1:{server.server_address[1]}/"  # type: ignore[attr-defined]
+        yield arrived
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
 def topology(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
+    messages: Any,
     digits: Any,  # noqa: F811
 ) -> Iterator[Topology]:
     """The topology, up; the first day has landed, no night has run."""
@@ -44,7 +69,7 @@ def topology(
         cwd=ROOT,
         start_new_session=True,
     )
-    made = Topology(folder, make_project(folder / "person"), postgres)
+    made = Topology(folder, make_project(folder / "person"), postgres, messages.url)
     try:
         on_gpu(made.project)
         made.up()

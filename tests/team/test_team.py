@@ -1,6 +1,8 @@
 """A team on Celery: two workers that share no disk, users of Airflow's own, and what may happen to a night."""
 
+import queue
 import re
+from typing import Any
 
 import pytest
 
@@ -13,11 +15,16 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 TRAIN = "train_mnist-mlp"
 
 
-def start_training(topology: Topology, **changes: int) -> Run:
+def start_training(topology: Topology, *, late_after_hours: float = 6, **changes: int) -> Run:
     """A run of the model alone, after a person's commit that makes it train again."""
     project = topology.project
     project.git("pull", "--quiet", "--ff-only", "origin", "main")
-    project.edit(lambda params: params["models"]["mnist-mlp"]["train"].update(changes))
+
+    def change(params: dict[str, Any]) -> None:
+        params["models"]["mnist-mlp"]["train"].update(changes)
+        params["schedule"]["late_after_hours"] = late_after_hours
+
+    project.edit(change)
     project.git("push", "--quiet", "origin", "main")
     return topology.airflow.trigger(TRAIN, {})
 
@@ -101,12 +108,23 @@ def test_a_gpu_worker_killed_with_its_disk_is_replaced_by_an_empty_one_that_goes
     assert (project.root / "dvc.lock").read_bytes() == before
 
 
-def test_redis_may_be_restarted_and_may_forget_while_a_task_waits_for_a_gpu_worker_and_while_one_runs(
-    topology: Topology,
+def test_a_task_without_a_gpu_worker_is_told_and_redis_may_be_restarted_and_forget_while_it_waits_and_while_it_runs(
+    topology: Topology, messages: queue.Queue[dict[str, str]]
 ):
     topology.stop(team.GPU_WORKER)
-    run = start_training(topology, epochs=300, seed=2)
+    run = start_training(topology, late_after_hours=0, epochs=300, seed=2)
     until(lambda: state(topology, run) == "queued" and topology.waiting("gpu"))
+
+    # All of Airflow is green, and a person hears of it.
+    while not messages.empty():
+        messages.get()
+    topology.ended(topology.airflow.trigger("housekeeping", {}))
+    told = messages.get(timeout=60)
+    assert "train_mnist-mlp waiting" in told["title"]
+    assert "train is queued and no worker takes it: it waits on queue gpu" in told["message"]
+    topology.ended(topology.airflow.trigger("housekeeping", {}))
+    assert messages.empty()
+
     topology.kill_redis(forget=False)
     topology.start_redis()
     until(lambda: topology.waiting("gpu"))

@@ -53,6 +53,7 @@ class Topology:
     folder: Path
     project: Project
     postgres: Path  # PostgreSQL refuses root, so its folder belongs to somebody else and lies elsewhere
+    notify_url: str = ""
     ports: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +71,7 @@ class Topology:
             postgres=f"127.0.0.1:{self.ports['postgres']}",
             redis=f"127.0.0.1:{self.ports['redis']}",
             endpoints=(self._url("endpoint"),),
+            notify_url=self.notify_url,
             listen="127.0.0.1",
         )
         inner = {name: self.ports[name] for name in INNER_PORTS}
