@@ -1,4 +1,4 @@
-"""Housekeeping, once an hour: a night that is late is told, with what it waits for.
+"""Housekeeping, once an hour: a night that is late is told, with what it waits for; what is old in S3 is removed.
 
 Airflow stays green while a task waits for a queue that no worker serves, or for a run that never begins.
 """
@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable
+from dvc_operator import EngineOperator
 from night_operator import LateOperator
 
 name = os.environ.get("NIGHTSHIFT_EVENTS_QUEUE")
@@ -29,3 +30,4 @@ with DAG(
         retry_delay=timedelta(minutes=5),
         **queue,
     )
+    EngineOperator(task_id="old", verb="housekeeping", retries=1, retry_delay=timedelta(minutes=5))

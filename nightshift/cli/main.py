@@ -31,6 +31,7 @@ VERBS = {
         "night": "Start, land, train, prove and serve: one night, followed to its end.",
         "pull-run": "Bring the exact state of a run into this checkout or a folder.",
         "why": "What changed for each stage of a run, and what became of it.",
+        "housekeeping": "Remove by age what old runs left in S3.",
     },
     "The graph": {
         "graph": "The stages of a dvc.yaml, their edges and hints, and what cannot be run.",

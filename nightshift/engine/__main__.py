@@ -23,6 +23,7 @@ RUN_VERBS = {
     "record": None,
     "deploy": "model",
     "tell": None,
+    "housekeeping": None,
 }
 
 
@@ -78,6 +79,10 @@ def _dispatch(args: argparse.Namespace) -> Receipt | None:
         from nightshift.engine.deploy import deploy
 
         return deploy(args.model, args.dag, args.run)
+    if args.verb == "housekeeping":
+        from nightshift.engine.housekeeping import housekeeping
+
+        return housekeeping()
     if args.verb in ("tell", "unfinished", "late", "sent", "nights"):
         return _night(args)
     from nightshift.engine.record import record
