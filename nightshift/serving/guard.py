@@ -68,6 +68,16 @@ class Guard:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keys and usage", daemon=True)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is known who may ask."""
+        return self._ready
+
+    @property
+    def required(self) -> bool:
+        """Whether models need a key."""
+        return self._exposed or self.keyring.required
+
     # The hot path
 
     def enter(self, call: Call, need: str, header: Header) -> None:
@@ -122,7 +132,7 @@ class Guard:
         if not self._ready and not (found and found[0].name == STACK):
             raise RequestError(503, "the API keys are not read yet; ask again", [("retry-after", "1")])
         if found is None:
-            if need == "infer" and not (self._exposed or self.keyring.required):
+            if need == "infer" and not self.required:
                 return
             raise _unauthorized(_unknown(given, need))
         key, revoked = found

@@ -84,7 +84,7 @@ class Rest:
                 return _json(200, {"live": True})
             case ["v2", "health", "ready"]:
                 _only(method, "GET")
-                if not await self.follower.all_ready():
+                if not (self.guard.ready and await self.follower.all_ready()):
                     raise RequestError(503, "not ready: nothing is loaded yet")
                 return _json(200, {"ready": True})
             case ["v2"]:
@@ -119,7 +119,7 @@ class Rest:
                 _only(method, "GET")
                 self.guard.enter(call, "infer", header)
                 return _json(
-                    200, openapi.document(self._served(), package_version("nightshift-ml"), self.guard.keyring.required)
+                    200, openapi.document(self._served(), package_version("nightshift-ml"), self.guard.required)
                 )
             case ["v1", "models"]:
                 _only(method, "GET")
