@@ -195,6 +195,7 @@ def tell(stack: Stack, followed: list[Followed], objects: Objects, waiting: list
         next_night=schedule_of(stack.root)["words"],
         links={
             "endpoint": stack.endpoint_url,
+            "playground": f"{stack.endpoint_url}/playground",
             "Airflow": stack.airflow_url,
             "user": stack.airflow_user,
             "password": stack.airflow_password,

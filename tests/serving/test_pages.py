@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from nightshift.releases.store import FolderStore
+from nightshift.serving.keys import Keys
 from tests.releases import kinds
-from tests.serving.world import Endpoint, World
+from tests.serving.world import Endpoint, World, wait_for
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -194,8 +197,6 @@ def test_the_api_page_shows_every_path_and_lines_that_work(page, endpoint: Endpo
     operation.locator("summary").first.click()
     line = operation.locator(".sample pre").first.inner_text()
     assert line.startswith(f"curl -s '{endpoint.url}/v1/models/mood:predict'")
-    import shlex
-
     words = shlex.split(line)
     answer = httpx.post(words[2], content=words[-1], headers={"content-type": "application/json"})
     assert answer.json()["predictions"][0]["label"] in kinds.MOODS
@@ -215,12 +216,47 @@ def test_the_page_headers_let_nothing_else_run(endpoint: Endpoint) -> None:
     assert endpoint.client.get("/pages/nothing.js").status_code == 404
 
 
-def test_pages_hold_no_key_anywhere_but_in_memory() -> None:
-    """The sources name no store of the browser's; what a key does is in the test of keys."""
-    import nightshift.serving
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[tuple[Endpoint, str]]:
+    """An endpoint that asks for a key, and the key."""
+    world = World(tmp_path)
+    made = world.publish()
+    world.order(made, "proven")
+    key, _ = Keys(FolderStore(world.folder / "registry-keys")).create("browser", by="a test", scopes=("predict:toy",))
+    endpoint = world.endpoint().start()
+    endpoint.wait_serving(made)
+    wait_for(lambda: httpx.get(f"{endpoint.url}/v1/models").status_code == 401, 60)
+    yield endpoint, key
+    endpoint.stop()
+    endpoint.client.close()
 
-    folder = Path(nightshift.serving.__file__).parent / "pages"
-    for file in folder.glob("*.js"):
-        assert not re.search(
-            r"localStorage|sessionStorage|cookie|innerHTML|outerHTML|insertAdjacentHTML", file.read_text()
-        )
+
+def test_a_key_is_asked_for_sent_in_headers_only_and_forgotten(browser, locked: tuple[Endpoint, str]) -> None:
+    endpoint, key = locked
+    context = browser.new_context(base_url=endpoint.url)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("/playground/toy")
+    page.get_by_role("alert").get_by_text("A key is needed").wait_for()
+    assert page.evaluate("document.activeElement.id") == "key"
+    page.keyboard.type("nsk_wrong")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("not known here").wait_for()
+    page.get_by_label("API key").fill(key)
+    page.keyboard.press("Enter")
+    page.get_by_label("Image file").set_input_files({"name": "red.png", "mimeType": "image/png", "buffer": png()})
+    page.locator(".best").wait_for()
+    page.get_by_role("link", name="API", exact=True).click()
+    page.locator(".operation").first.wait_for()  # going on keeps the key
+    assert '-H "X-API-Key: $NIGHTSHIFT_API_KEY"' in page.locator(".sample pre").all_text_contents()[-1]
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("heading", name="toy").wait_for()
+    assert not [url for url in asked if key in url]
+    stores = "[localStorage.length, sessionStorage.length, document.cookie.length, location.href]"
+    assert page.evaluate(stores) == [0, 0, 0, f"{endpoint.url}/"]
+    assert key not in page.evaluate("document.documentElement.outerHTML")
+    page.reload()
+    page.get_by_role("alert").get_by_text("A key is needed").wait_for()
+    context.close()

@@ -54,9 +54,13 @@ function entry(api, { path, method, operation, pinned }) {
     ),
     operation.description ? h("p", {}, operation.description) : null,
     pinned ? h("p", { class: "hint" }, "One release by its digest: ", h("code", {}, pinned)) : null,
-    samples(path, method, operation, contents),
+    samples(api, path, method, operation, contents),
     contents.length ? h("h3", {}, "Body") : null,
-    contents.map(([type, content]) => h("details", { open: contents.length === 1 }, h("summary", {}, h("code", {}, type)), tree(api, content.schema))),
+    contents.map(([type, content]) =>
+      content.schema.format === "binary"
+        ? h("p", { class: "response" }, h("code", {}, type), " the file itself")
+        : h("details", { open: contents.length === 1 }, h("summary", {}, h("code", {}, type)), tree(api, content.schema)),
+    ),
     h("h3", {}, "Answers"),
     answers.filter(([status]) => status[0] === "2").map((each) => response(api, ...each)),
     h("details", {}, h("summary", { class: "hint" }, "Refusals"), answers.filter(([status]) => status[0] !== "2").map((each) => response(api, ...each))),
@@ -71,9 +75,10 @@ function response(api, status, answer) {
 }
 
 // One curl line per kind of body, as a shell takes it.
-function samples(path, method, operation, contents) {
+function samples(api, path, method, operation, contents) {
   const url = location.origin + path;
-  const key = operation.security?.some((each) => Object.keys(each).length) ? ` -H "X-API-Key: $NIGHTSHIFT_API_KEY"` : "";
+  const needs = operation.security ?? api.security;
+  const key = needs.length && needs.every((each) => Object.keys(each).length) ? ` -H "X-API-Key: $NIGHTSHIFT_API_KEY"` : "";
   const verb = method === "post" && !contents.length ? " -X POST" : "";
   const lines = contents.length ? contents.flatMap(([type, content]) => bodies(type, content)) : [""];
   const texts = lines.map((line) => `curl -s ${quote(url)}${verb}${key}${line}`);
