@@ -205,7 +205,7 @@ def main() -> None:
     wanted = sys.argv[1:] or list(PARTS)
     if unknown := sorted(set(wanted) - set(PARTS)):
         sys.exit(f"unknown: {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
-    for name, port in zip(("AIRFLOW", "S3", "ENDPOINT"), free_ports(3), strict=True):
+    for name, port in zip(("AIRFLOW", "S3", "ENDPOINT", "GRPC"), free_ports(4), strict=True):
         os.environ[f"NIGHTSHIFT_{name}_PORT"] = str(port)
     for part in wanted:
         print(f"{part}: {measure.load()}")

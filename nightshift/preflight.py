@@ -26,6 +26,7 @@ PORTS = {
     "Airflow": ("airflow", "NIGHTSHIFT_AIRFLOW_PORT", 8080),
     "S3": ("s3", "NIGHTSHIFT_S3_PORT", 8333),
     "endpoint": ("endpoint", "NIGHTSHIFT_ENDPOINT_PORT", 8000),
+    "gRPC": ("grpc", "NIGHTSHIFT_GRPC_PORT", 8001),
 }
 MANAGERS = {
     "apt-get": "sudo apt-get install -y",

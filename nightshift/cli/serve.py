@@ -31,7 +31,11 @@ class Level(StrEnum):
 def serve(
     registry: Annotated[str | None, typer.Option(help="s3://bucket, s3://bucket/prefix or a folder.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; loopback unless you say otherwise.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at; 8000 if left out.")] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port for gRPC: 8001 if --port is left out too, else none. 0: none."),
+    ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A name by which it is reached, beside loopback's and --host; repeatable.")
     ] = None,
@@ -70,10 +74,17 @@ def serve(
         from nightshift.serving import server
     except ImportError as error:
         raise NightshiftError(f"the endpoint lacks {error.name}", "pip install 'nightshift-ml[serve]'") from error
-    if server.is_taken(host, port):
-        raise NightshiftError(
-            f"{host}:{port} is taken or no address of this machine", "stop what listens there, or choose another --port"
-        )
+    if grpc_port is None and port is None:
+        grpc_port = 8001
+    port = port or 8000
+    for option, wanted in (("--port", port), ("--grpc-port", grpc_port)):
+        if wanted and server.is_taken(host, wanted):
+            raise NightshiftError(
+                f"{host}:{wanted} is taken or no address of this machine",
+                f"stop what listens there, or choose another {option}",
+            )
+    if port == grpc_port:
+        raise NightshiftError(f"--port and --grpc-port are both {port}", "choose another for one of them", exit_code=2)
     tls = _tls(tls_cert, tls_key)
     hosts = [*(allow_host or []), *filter(None, os.environ.get("NIGHTSHIFT_ALLOW_HOSTS", "").split(","))]
     home = os.environ.get("NIGHTSHIFT_HOME")
@@ -90,6 +101,7 @@ def serve(
         hosts=hosts,
         origins=allow_origin or (),
         tls=tls,
+        grpc_port=grpc_port,
         count=count,
         log_level=log_level.value,
         log_json=None if log is Log.auto else log is Log.json,

@@ -44,6 +44,7 @@ def _variables(stack: Stack) -> dict[str, str]:
         "S3_SECRET": keys["AWS_SECRET_ACCESS_KEY"],
         "ENDPOINT": stack.endpoint_url,
         "ENDPOINT_KEY": stack.endpoint_key,
+        "GRPC": stack.grpc_address,
     }
 
 

@@ -5,6 +5,7 @@ processes are ``processes.run``'s.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -50,6 +51,7 @@ class Settings:
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
     tls: tuple[Path, Path] | None = None
+    grpc_port: int | None = None
     count: int = 1
     log_level: str = "info"
     log_json: bool | None = None
@@ -78,7 +80,7 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
     peers.answers["refresh"] = refresh
     watch = Watch(follower, access, guard.usage.store, guard.usage.instance, settings.plan)
     rest = Rest(engine, follower, guard, watch, {"registry": store.url, "checkout": settings.checkout})
-    uvloop.run(_serve(rest, follower, guard, settings.host, settings.port, settings.tls))
+    uvloop.run(_serve(rest, follower, guard, settings))
 
 
 def is_taken(host: str, port: int) -> bool:
@@ -93,9 +95,8 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
-async def _serve(
-    rest: Rest, follower: Follower, guard: Guard, host: str, port: int, tls: tuple[Path, Path] | None
-) -> None:
+async def _serve(rest: Rest, follower: Follower, guard: Guard, settings: Settings) -> None:
+    host, port, tls = settings.host, settings.port, settings.tls
     server = Server(
         _app(rest),
         address=host,
@@ -121,7 +122,13 @@ async def _serve(
     guard.start()
     rest.watch.start()
     log.info("endpoint at %s://%s:%d follows %s", "https" if tls else "http", host, port, rest.about["registry"])
-    await server.serve()
+    async with contextlib.AsyncExitStack() as beside:
+        if settings.grpc_port:
+            from nightshift.serving import grpc_server  # only if it is asked for, and after a fork
+
+            rpc = grpc_server.Grpc(rest.engine, follower, guard, rest.watchers)
+            await beside.enter_async_context(grpc_server.listening(rpc, host, settings.grpc_port, tls))
+        await server.serve()
     follower.stop()
     guard.stop()
     rest.watch.stop()

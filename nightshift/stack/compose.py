@@ -31,6 +31,7 @@ CHOICES = {
     "NIGHTSHIFT_BIND": ("127.0.0.1", "the address at which Airflow, the endpoint and S3 can be reached"),
     "NIGHTSHIFT_AIRFLOW_PORT": ("8080", "Airflow's port there"),
     "NIGHTSHIFT_ENDPOINT_PORT": ("8000", "the load balancer's port there"),
+    "NIGHTSHIFT_GRPC_PORT": ("8001", "its port for gRPC"),
     "NIGHTSHIFT_S3_PORT": ("8333", "S3's port there, for `dvc pull`"),
     "NIGHTSHIFT_PROMETHEUS_PORT": (
         "9090",

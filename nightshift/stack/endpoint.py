@@ -12,7 +12,7 @@ from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
 from nightshift.stack.airflow import wait
 from nightshift.stack.processes import taken_port
-from nightshift.stack.settings import ENDPOINT, PORT_VARIABLES, Stack, inherited
+from nightshift.stack.settings import ENDPOINT, GRPC, PORT_VARIABLES, Stack, inherited
 
 NAME = "endpoint"
 
@@ -20,7 +20,7 @@ NAME = "endpoint"
 def command(stack: Stack) -> list[str]:
     return [
         *(sys.executable, "-P", "-m", "nightshift.cli.main", "serve"),
-        *("--host", "127.0.0.1", "--port", str(stack.ports[ENDPOINT])),
+        *("--host", "127.0.0.1", "--port", str(stack.ports[ENDPOINT]), "--grpc-port", str(stack.ports[GRPC])),
     ]
 
 
@@ -44,8 +44,9 @@ def launch(stack: Stack, say: Callable[[str], None]) -> bool:
     if processes.is_current(NAME, command(stack), environment(stack)) and wait(lambda: is_ours(stack), 15):
         return False
     processes.stop(NAME)
-    if not port_is_free(stack.ports[ENDPOINT]):
-        raise taken_port(stack.ports[ENDPOINT], "the endpoint", PORT_VARIABLES[ENDPOINT][0])
+    for port, what in ((ENDPOINT, "the endpoint"), (GRPC, "the endpoint's gRPC")):
+        if not port_is_free(stack.ports[port]):
+            raise taken_port(stack.ports[port], what, PORT_VARIABLES[port][0])
     say(f"endpoint: starts at {stack.endpoint_url}")
     processes.start(NAME, command(stack), environment(stack), stack.root)
     return True

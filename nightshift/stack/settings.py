@@ -1,6 +1,6 @@
 """What one machine's stack is made of: ports, secrets and folders, below ``.nightshift/`` of the checkout.
 
-Ports and secrets are chosen once and kept, in ``ports.json`` and ``secrets.json`` (mode 0600). The three ports that a
+Ports and secrets are chosen once and kept, in ``ports.json`` and ``secrets.json`` (mode 0600). The four ports that a
 person types come from environment variables, the others are picked free.
 """
 
@@ -22,11 +22,12 @@ from nightshift.stack import s3
 from nightshift.stack.private import filled, new_endpoint_key, write_private
 from nightshift.stack.processes import Processes, free_ports
 
-AIRFLOW, S3, ENDPOINT = "airflow", "s3", "endpoint"
+AIRFLOW, S3, ENDPOINT, GRPC = "airflow", "s3", "endpoint", "grpc"
 PORT_VARIABLES = {
     AIRFLOW: ("NIGHTSHIFT_AIRFLOW_PORT", 8080),
     S3: ("NIGHTSHIFT_S3_PORT", 8333),
     ENDPOINT: ("NIGHTSHIFT_ENDPOINT_PORT", 8000),
+    GRPC: ("NIGHTSHIFT_GRPC_PORT", 8001),
 }
 
 # All that a process of the stack inherits from the shell that typed `up`: no token, key or secret of the person's.
@@ -70,7 +71,8 @@ class Stack:
             ports[name] = _port(variable, typed) if typed else kept.get(name, default)
         if len(set(ports.values())) < len(ports):
             raise NightshiftError(
-                f"Two services have the same port: {ports}", "set NIGHTSHIFT_AIRFLOW_PORT, _S3_PORT, _ENDPOINT_PORT"
+                f"Two services have the same port: {ports}",
+                "set " + ", ".join(variable for variable, _ in PORT_VARIABLES.values()),
             )
         missing = [name for name in s3.INNER_PORTS if name not in kept or kept[name] in ports.values()]
         taken = {*ports.values(), *kept.values()}
@@ -123,6 +125,11 @@ class Stack:
     @property
     def endpoint_url(self) -> str:
         return f"http://127.0.0.1:{self.ports[ENDPOINT]}"
+
+    @property
+    def grpc_address(self) -> str:
+        """Host and port of the endpoint's gRPC, as its clients take it."""
+        return f"127.0.0.1:{self.ports[GRPC]}"
 
     @property
     def airflow_user(self) -> str:

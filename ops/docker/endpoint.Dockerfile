@@ -21,5 +21,5 @@ COPY --from=build /opt/nightshift/.venv /opt/nightshift/.venv
 ENV PATH=/opt/nightshift/.venv/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /opt/nightshift
 USER 10001
-EXPOSE 8000
-CMD ["nightshift", "serve", "--host", "0.0.0.0", "--port", "8000"]
+EXPOSE 8000 8001
+CMD ["nightshift", "serve", "--host", "0.0.0.0", "--port", "8000", "--grpc-port", "8001"]

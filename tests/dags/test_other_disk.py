@@ -80,7 +80,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     repository.git(root, "init", "--quiet", "-b", "main")
     repository.git(root, "add", "--all")
     repository.git(root, *PERSON, "commit", "--quiet", "-m", "Start")
-    ports = zip(("AIRFLOW", "S3", "ENDPOINT"), free_ports(3, set()), strict=True)
+    ports = zip(("AIRFLOW", "S3", "ENDPOINT", "GRPC"), free_ports(4, set()), strict=True)
     stack = Stack.load(root, {f"NIGHTSHIFT_{name}_PORT": str(port) for name, port in ports})
     repository.make(root, stack.repository)
     repository.push(root)

@@ -161,7 +161,7 @@ def make_project(folder: Path) -> Project:
     (folder / "data.dvc").write_text(yaml.safe_dump(data, sort_keys=False))
     (folder / "champions" / "cifar10-cnn.json").unlink()
 
-    airflow, s3, endpoint = free_ports(3, set())
+    airflow, s3, endpoint, grpc = free_ports(4, set())
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("NIGHTSHIFT_", "AWS_", "GIT_"))
     }
@@ -170,6 +170,7 @@ def make_project(folder: Path) -> Project:
         "NIGHTSHIFT_AIRFLOW_PORT": str(airflow),
         "NIGHTSHIFT_S3_PORT": str(s3),
         "NIGHTSHIFT_ENDPOINT_PORT": str(endpoint),
+        "NIGHTSHIFT_GRPC_PORT": str(grpc),
         "NIGHTSHIFT_CHECKPOINT_SECONDS": "2",
         "NO_COLOR": "1",
     }

@@ -88,7 +88,7 @@ class Endpoint:
     def __init__(self, registry: str, copies: Path, environment: Mapping[str, str], options: Sequence[str] = ()):
         self.registry, self.copies, self.options = registry, copies, options
         self.environment = {**os.environ, "NIGHTSHIFT_ENDPOINT_KEY_SHA256": digest(KEY), **environment}
-        self.port = free_port()
+        self.port, self.grpc_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=10)
         self.log = copies.parent / f"endpoint-{self.port}.log"
@@ -96,7 +96,15 @@ class Endpoint:
 
     def start(self) -> "Endpoint":
         command = [sys.executable, "-m", "nightshift.cli.main", "serve", "--registry", self.registry]
-        command += ["--port", str(self.port), "--cache", str(self.copies), *self.options]
+        command += [
+            "--port",
+            str(self.port),
+            "--grpc-port",
+            str(self.grpc_port),
+            "--cache",
+            str(self.copies),
+            *self.options,
+        ]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

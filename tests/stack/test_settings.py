@@ -15,7 +15,7 @@ from nightshift.stack.settings import Stack, find_root, inherited
 
 def test_ports_and_secrets_are_chosen_once_and_kept(tmp_path: Path) -> None:
     first = Stack.load(tmp_path, {})
-    assert (first.ports["airflow"], first.ports["s3"], first.ports["endpoint"]) == (8080, 8333, 8000)
+    assert [first.ports[name] for name in ("airflow", "s3", "endpoint", "grpc")] == [8080, 8333, 8000, 8001]
     assert len(set(first.ports.values())) == len(first.ports)
     again = Stack.load(tmp_path)
     assert again.ports == first.ports

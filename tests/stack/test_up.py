@@ -38,7 +38,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def ports(monkeypatch: pytest.MonkeyPatch, checkout: Path) -> None:
     if not Stack.exists(checkout):
-        for (variable, _), port in zip(PORT_VARIABLES.values(), free_ports(3), strict=True):
+        for (variable, _), port in zip(PORT_VARIABLES.values(), free_ports(len(PORT_VARIABLES)), strict=True):
             monkeypatch.setenv(variable, str(port))
 
 

@@ -1,0 +1,1 @@
+"""Nightshift's endpoint beside its peers: the same model, machine, client and run."""

@@ -1,0 +1,64 @@
+"""The limit: the same HTTP server and parser as Nightshift's endpoint, one call of ONNX Runtime, and nothing else."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import orjson
+import simdjson
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server
+
+folder, port = Path(sys.argv[1]), int(sys.argv[2])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+parser = simdjson.Parser()
+
+
+def from_json(body: bytes) -> np.ndarray:
+    document = parser.parse(body)
+    tensor = document["inputs"][0]
+    values = np.frombuffer(tensor["data"].as_buffer(of_type="d"), np.float64).astype(np.float32)
+    shape = tensor["shape"].as_list()
+    del tensor, document  # else the parser cannot be used again
+    return values.reshape(shape)
+
+
+async def app(scope, proto) -> None:
+    body = await proto()
+    length = scope.headers.get("inference-header-content-length")
+    if length is None:
+        array = from_json(body)
+        (result,) = session.run(None, {"input": array})
+        output = {"name": "output", "datatype": "FP32", "shape": result.shape, "data": result.ravel()}
+        answer = orjson.dumps({"model_name": "cnn", "outputs": [output]}, option=orjson.OPT_SERIALIZE_NUMPY)
+        proto.response_bytes(200, [("content-type", "application/json")], answer)
+        return
+    head = orjson.loads(body[: int(length)])
+    array = np.frombuffer(body, np.float32, offset=int(length)).reshape(head["inputs"][0]["shape"])
+    (result,) = session.run(None, {"input": array})
+    values = result.tobytes()
+    output = {"name": "output", "datatype": "FP32", "shape": result.shape}
+    answer = orjson.dumps(
+        {"model_name": "cnn", "outputs": [{**output, "parameters": {"binary_data_size": len(values)}}]}
+    )
+    headers = [("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(answer)))]
+    proto.response_bytes(200, headers, answer + values)
+
+
+async def main() -> None:
+    await Server(
+        app,
+        address="127.0.0.1",
+        port=port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_enabled=False,
+    ).serve()
+
+
+uvloop.run(main())

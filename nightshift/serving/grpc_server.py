@@ -1,0 +1,263 @@
+"""The Open Inference Protocol v2 over gRPC: methods, messages and metadata to answers, as ``rest`` does it for HTTP."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from nightshift.serving import grpc_tensors
+from nightshift.serving import health_pb2 as health
+from nightshift.serving import inference_pb2 as messages
+from nightshift.serving.call import Call
+from nightshift.serving.engine import Engine
+from nightshift.serving.follow import Follower
+from nightshift.serving.guard import Guard
+from nightshift.serving.inference import Inference
+from nightshift.serving.model import LoadedModel
+from nightshift.serving.rest import BODY_TIMEOUT_S, MAX_BODY, request_id
+from nightshift.serving.tensors import RequestError
+
+SERVICE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+_STREAMS = 100  # calls under way on one connection
+_RPCS = 1000  # and on all
+_GRACE_S = 30.0  # for what is under way when the endpoint stops
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    410: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,  # what a client's retry policy repeats
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+log = logging.getLogger("nightshift.serving")
+Header = Callable[[str], str | None]
+Work = Callable[[Call, Any, Header], Awaitable[Any]]
+
+
+class Grpc:
+    """Translates; what decides is what decides for REST: the guard, the engine, the admission, and who watches."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        follower: Follower,
+        guard: Guard,
+        watchers: Sequence[Callable[[Call], None]],
+    ):
+        self.engine = engine
+        self.follower = follower
+        self.inference = Inference()
+        self.guard = guard
+        self.watchers = watchers
+
+    def services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
+        """By service and method; any other method is UNIMPLEMENTED, which gRPC says itself."""
+        methods: dict[str, tuple[str, Work]] = {
+            "ServerLive": ("live", self._server_live),
+            "ServerReady": ("ready", self._server_ready),
+            "ServerMetadata": ("server", self._server_metadata),
+            "ModelReady": ("ready", self._model_ready),
+            "ModelMetadata": ("metadata", self._model_metadata),
+            "ModelConfig": ("config", self._model_config),
+            "ModelInfer": ("infer", self._model_infer),
+            "RepositoryIndex": ("index", self._repository_index),
+            "RepositoryModelLoad": ("load", self._repository_change),
+            "RepositoryModelUnload": ("unload", self._repository_change),
+        }
+        return {
+            SERVICE: {
+                name: self._method(verb, getattr(messages, f"{name}Request"), work)
+                for name, (verb, work) in methods.items()
+            },
+            HEALTH: {"Check": self._method("ready", health.HealthCheckRequest, self._check)},
+        }
+
+    def _method(self, verb: str, request: Any, work: Work) -> grpc.RpcMethodHandler:
+        """A unary method, registered as one that may send many messages: so it begins with the headers."""
+
+        async def answer(_: Any, context: grpc.aio.ServicerContext) -> Any:
+            header: Header = dict(context.invocation_metadata()).get
+            call = Call(request_id(header("x-request-id")), "grpc", verb, time.perf_counter())
+            more: Sequence[tuple[str, str]] = ()
+            try:
+                found = await work(call, await _message(call, request, context), header)
+                call.status = 200
+                return found
+            except RequestError as error:
+                call.status, call.error, more = error.status, error.message, error.headers
+                context.set_code(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT))
+                context.set_details(error.message)
+            except asyncio.CancelledError:  # its deadline is over, or it hung up
+                call.status, call.error = 499, "the caller did not wait for the answer"
+                raise
+            except Exception:
+                log.exception("request %s failed", call.id)
+                call.status, call.error = 500, f"the endpoint failed; its log says how (request {call.id})"
+                context.set_code(grpc.StatusCode.INTERNAL)
+                context.set_details(call.error)
+            finally:
+                context.set_trailing_metadata(_trailers(call, more))
+                for watch in self.watchers:
+                    watch(call)
+            return None
+
+        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=_serialize)
+
+    async def _server_live(self, _call: Call, _request: Any, _header: Header) -> Any:
+        return messages.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _call: Call, _request: Any, _header: Header) -> Any:
+        return messages.ServerReadyResponse(ready=self.follower.ready)
+
+    async def _check(self, _call: Call, request: Any, _header: Header) -> Any:
+        """gRPC's own health check, of the server or of a model by its name."""
+        server = request.service in ("", SERVICE)
+        if not server and request.service not in self.engine.names():
+            raise RequestError(404, f"there is no service or model {request.service[:100]!r} here")
+        ready = self.follower.ready if server else True
+        states = health.HealthCheckResponse
+        return health.HealthCheckResponse(status=states.SERVING if ready else states.NOT_SERVING)
+
+    async def _server_metadata(self, call: Call, _request: Any, header: Header) -> Any:
+        self.guard.enter(call, "infer", header)
+        return messages.ServerMetadataResponse(
+            name="nightshift", version=package_version("nightshift-ml"), extensions=[]
+        )
+
+    async def _model_ready(self, call: Call, request: Any, header: Header) -> Any:
+        self._find(call, request.name, request.version, header)
+        return messages.ModelReadyResponse(ready=True)
+
+    async def _model_metadata(self, call: Call, request: Any, header: Header) -> Any:
+        model = self._find(call, request.name, request.version, header)
+        about, signature = model.metadata(), model.manifest.signature
+        answer = messages.ModelMetadataResponse(
+            name=about["name"], versions=about["versions"], platform=about["platform"]
+        )
+        for side, tensors in ((answer.inputs, signature.inputs), (answer.outputs, signature.outputs)):
+            for tensor in tensors:
+                side.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        return answer
+
+    async def _model_config(self, call: Call, request: Any, header: Header) -> Any:
+        model = self._find(call, request.name, request.version, header)
+        signature = model.manifest.signature
+        config = messages.ModelConfig(name=model.name, platform="onnxruntime_onnx", backend="onnxruntime")
+        for side, tensors in ((config.input, signature.inputs), (config.output, signature.outputs)):
+            for tensor in tensors:
+                kind = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+                side.add(name=tensor.name, data_type=f"TYPE_{kind}", dims=tensor.shape)
+        return messages.ModelConfigResponse(config=config)
+
+    async def _model_infer(self, call: Call, request: Any, header: Header) -> Any:
+        model = self._find(call, request.model_name, request.model_version, header)
+        arrays = grpc_tensors.read(request, model.manifest.signature.inputs)
+        wanted = grpc_tensors.wanted(request, model)
+        results = await self.inference.run(call, arrays, list(wanted))
+        return grpc_tensors.write(request, model, wanted, results)
+
+    async def _repository_index(self, call: Call, _request: Any, header: Header) -> Any:
+        self.guard.enter(call, "infer", header)
+        answer = messages.RepositoryIndexResponse()
+        for name in self.engine.names():
+            answer.models.add(name=name, version=(self.engine.serving(name) or "")[:12], state="READY")
+        return answer
+
+    async def _repository_change(self, call: Call, _request: Any, header: Header) -> Any:
+        self.guard.enter(call, "infer", header)
+        raise RequestError(403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT")
+
+    def _find(self, call: Call, name: str, version: str, header: Header) -> LoadedModel:
+        """The model that is asked for, by somebody who may."""
+        try:
+            call.model = self.engine.find(name, version or None)
+        finally:  # who has no key is not told which models there are
+            self.guard.enter(call, "infer", header)
+        return call.model
+
+
+@contextlib.asynccontextmanager
+async def listening(services: Grpc, address: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[None]:
+    """Answers until it is left, and then what is under way. RuntimeError when it cannot listen there."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", MAX_BODY),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", _STREAMS),
+            ("grpc.keepalive_time_ms", 60_000),  # a peer that is gone without a word
+            ("grpc.keepalive_timeout_ms", 20_000),
+        ],
+        maximum_concurrent_rpcs=_RPCS,
+    )
+    for service, methods in services.services().items():
+        server.add_registered_method_handlers(service, methods)
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    if tls is None:
+        server.add_insecure_port(where)
+    else:
+        certificate, key = tls[0].read_bytes(), tls[1].read_bytes()
+        server.add_secure_port(where, grpc.ssl_server_credentials([(key, certificate)]))
+    await server.start()
+    log.info("gRPC at %s", where)
+    try:
+        yield
+    finally:
+        await server.stop(_GRACE_S)
+
+
+async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext) -> Any:
+    """The one message of a call. RequestError 400 or 408."""
+    task = asyncio.current_task()
+    late = asyncio.get_running_loop().call_later(BODY_TIMEOUT_S, _cut, call, task)
+    try:
+        data = await context.read()
+    except asyncio.CancelledError:
+        if call.status != 408 or task is None:
+            raise
+        task.uncancel()
+        raise RequestError(408, f"the message did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    finally:
+        late.cancel()
+    if data is grpc.aio.EOF:
+        raise RequestError(400, "the call ended without a message")
+    try:
+        return request.FromString(data)
+    except DecodeError:
+        raise RequestError(400, f"the message is no {request.DESCRIPTOR.full_name}") from None
+
+
+def _cut(call: Call, task: "asyncio.Task[Any] | None") -> None:
+    call.status = 408
+    if task:
+        task.cancel()
+
+
+def _serialize(message: Any) -> bytes:
+    return message.SerializeToString()
+
+
+def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """What stands in a REST answer's headers; a pause that is asked for also in the words of gRPC's retry policy."""
+    found = [("x-request-id", call.id)]
+    if call.model is not None and call.status not in (401, 403):
+        found += [("nightshift-model", call.model.name), ("nightshift-digest", call.model.digest)]
+        if call.role:
+            found.append(("nightshift-role", call.role))
+    for name, value in more:
+        found.append((name, value))
+        if name == "retry-after":
+            found.append(("grpc-retry-pushback-ms", str(1000 * int(value))))
+    return tuple(found)

@@ -1,0 +1,264 @@
+"""The protocol over gRPC, good requests and bad ones, against a real endpoint process."""
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from nightshift.releases.store import open_store
+from nightshift.serving import health_pb2, inference_pb2
+from nightshift.serving.keys import Keys
+from tests.releases.make import LABELS
+from tests.serving.world import IMAGE, Endpoint, World, wait_for
+
+SERVICE = "/inference.GRPCInferenceService/"
+PIXELS = bytes(IMAGE["data"])
+
+
+class Client:
+    """Calls by method and message; a refusal is an exception with code, details and trailers."""
+
+    def __init__(self, channel: grpc.Channel):
+        self.channel = channel
+
+    def call(self, method: str, metadata: dict[str, str] | None = None, timeout: float = 10, **fields: Any) -> Any:
+        return self.call_with(method, metadata, timeout, **fields)[0]
+
+    def call_with(self, method: str, metadata=None, timeout: float = 10, **fields: Any) -> tuple[Any, dict[str, str]]:
+        request = getattr(inference_pb2, f"{method}Request")
+        response = getattr(inference_pb2, f"{method}Response")
+        stub = self.channel.unary_unary(
+            SERVICE + method, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+        )
+        answer, call = stub.with_call(request(**fields), timeout=timeout, metadata=list((metadata or {}).items()))
+        return answer, dict(call.trailing_metadata())
+
+    def refusal(self, method: str, metadata: dict[str, str] | None = None, **fields: Any) -> tuple[str, str]:
+        with pytest.raises(grpc.RpcError) as caught:
+            self.call(method, metadata, **fields)
+        return caught.value.code().name, caught.value.details()
+
+
+@pytest.fixture(scope="module")
+def client(served: tuple[World, Endpoint, str]) -> Iterator[Client]:
+    with grpc.insecure_channel(f"127.0.0.1:{served[1].grpc_port}") as channel:
+        yield Client(channel)
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    return {"name": "image", "datatype": "UINT8", "shape": [1, 4, 4, 3], **changes}
+
+
+def infer(**changes: Any) -> dict[str, Any]:
+    return {"model_name": "toy", "inputs": [image()], "raw_input_contents": [PIXELS], **changes}
+
+
+def probabilities(answer: Any) -> np.ndarray:
+    return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(answer.outputs[0].shape)
+
+
+def test_an_answer_is_that_of_rest_and_names_its_release(served, client: Client) -> None:
+    _, endpoint, digest = served
+    answer, trailers = client.call_with("ModelInfer", {"x-request-id": "abc-7"}, **infer(id="7"))
+    assert (answer.model_name, answer.model_version, answer.id) == ("toy", digest[:12], "7")
+    (output,) = answer.outputs
+    assert (output.name, output.datatype, list(output.shape)) == ("probabilities", "FP32", [1, 3])
+    rest = endpoint.infer().json()["outputs"][0]["data"]
+    np.testing.assert_allclose(probabilities(answer).ravel(), rest, atol=1e-6)
+    assert (trailers["nightshift-model"], trailers["nightshift-digest"]) == ("toy", digest)
+    assert trailers["x-request-id"] == "abc-7"
+
+
+def test_typed_contents_and_raw_ones_answer_the_same(client: Client) -> None:
+    typed = client.call("ModelInfer", model_name="toy", inputs=[image(contents={"uint_contents": IMAGE["data"]})])
+    assert typed.raw_output_contents == client.call("ModelInfer", **infer()).raw_output_contents
+
+
+@pytest.mark.parametrize("version", ["short", "full"])
+def test_a_release_answers_under_its_version_and_no_other_does(served, client: Client, version: str) -> None:
+    digest = served[2]
+    name = digest[:12] if version == "short" else digest
+    answer, trailers = client.call_with("ModelInfer", **infer(model_version=name))
+    assert (answer.model_version, trailers["nightshift-digest"]) == (digest[:12], digest)
+    code, words = client.refusal("ModelInfer", **infer(model_version="1"))
+    assert code == "NOT_FOUND"
+    assert "'1'" in words
+
+
+def test_a_named_output_and_its_best_classes(client: Client) -> None:
+    classes = {"classification": inference_pb2.InferParameter(int64_param=2)}
+    whole = probabilities(client.call("ModelInfer", **infer(outputs=[{"name": "probabilities"}])))
+    wanted = [{"name": "probabilities", "parameters": classes}]
+    answer = client.call("ModelInfer", **infer(outputs=wanted))
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("BYTES", [1, 2])
+    best = int(whole.argmax())
+    first = f"{whole[0, best]:f}:{best}:{LABELS[best]}".encode()
+    assert answer.raw_output_contents[0].startswith(len(first).to_bytes(4, "little") + first)
+
+
+BAD = {
+    "there is no input 'picture'": {"inputs": [image(name="picture")]},
+    "must be UINT8": {"inputs": [image(datatype="FP32")]},
+    r"shape \[1, 4, 4\]": {"inputs": [image(shape=[1, 4, 4])]},
+    r"shape \[0, 4, 4, 3\]": {"inputs": [image(shape=[0, 4, 4, 3])], "raw_input_contents": [b""]},
+    r"shape \[4611686018427387904, 4, 4, 3\]": {"inputs": [image(shape=[1 << 62, 4, 4, 3])]},
+    "has 47 bytes": {"raw_input_contents": [PIXELS[1:]]},
+    "holds 2 tensors": {"raw_input_contents": [PIXELS, PIXELS]},
+    "is given twice": {"inputs": [image(), image()], "raw_input_contents": [PIXELS, PIXELS]},
+    "input 'image' is missing": {"inputs": [], "raw_input_contents": []},
+    "beside raw_input_contents": {"inputs": [image(contents={"uint_contents": IMAGE["data"]})]},
+    "has 3 values": {"inputs": [image(contents={"uint_contents": [1, 2, 3]})], "raw_input_contents": []},
+    "needs uint_contents": {"inputs": [image(contents={"fp32_contents": [1.0] * 48})], "raw_input_contents": []},
+    "out of the range": {"inputs": [image(contents={"uint_contents": [256] * 48})], "raw_input_contents": []},
+    "there is no output 'logits'": {"outputs": [{"name": "logits"}]},
+    "names 'probabilities' twice|names one output twice": {"outputs": [{"name": "probabilities"}] * 2},
+    "classification": {
+        "outputs": [
+            {"name": "probabilities", "parameters": {"classification": inference_pb2.InferParameter(int64_param=0)}}
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_a_wrong_request_is_refused_with_what_is_wrong(client: Client, words: str) -> None:
+    code, details = client.refusal("ModelInfer", **infer(**BAD[words]))
+    assert code == "INVALID_ARGUMENT"
+    assert re.search(words, details), details
+
+
+def test_bytes_that_are_no_message_are_refused(client: Client) -> None:
+    stub = client.channel.unary_unary(SERVICE + "ModelInfer")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub(b"\xff\xff\xff", timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "ModelInferRequest" in caught.value.details()
+
+
+def test_metadata_config_and_readiness(served, client: Client) -> None:
+    digest = served[2]
+    assert client.call("ServerLive").live
+    assert client.call("ServerReady").ready
+    assert client.call("ModelReady", name="toy", version=digest).ready
+    assert client.refusal("ModelReady", name="cat")[0] == "NOT_FOUND"
+    assert client.call("ServerMetadata").name == "nightshift"
+    about = client.call("ModelMetadata", name="toy")
+    assert (about.name, list(about.versions), about.platform) == ("toy", [digest[:12]], "onnxruntime_onnx")
+    assert [(one.name, one.datatype, list(one.shape)) for one in about.inputs] == [("image", "UINT8", [-1, 4, 4, 3])]
+    assert [(one.name, one.datatype, list(one.shape)) for one in about.outputs] == [("probabilities", "FP32", [-1, 3])]
+    config = client.call("ModelConfig", name="toy").config
+    assert config.input[0].data_type == inference_pb2.TYPE_UINT8
+    assert (config.name, list(config.input[0].dims)) == ("toy", [-1, 4, 4, 3])
+
+
+def test_the_repository_is_listed_and_only_the_ledger_changes_it(served, client: Client) -> None:
+    (found,) = client.call("RepositoryIndex").models
+    assert (found.name, found.version, found.state) == ("toy", served[2][:12], "READY")
+    for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+        code, words = client.refusal(method, model_name="toy")
+        assert code == "PERMISSION_DENIED"
+        assert "nightshift promote" in words
+
+
+@pytest.mark.parametrize("method", ["ModelStreamInfer", "TraceSetting", "LogSettings", "CudaSharedMemoryStatus"])
+def test_what_is_not_here_is_unimplemented(client: Client, method: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        client.channel.unary_unary(SERVICE + method)(b"", timeout=10)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_grpcs_own_health_check(client: Client) -> None:
+    def check(service: str) -> int:
+        stub = client.channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        return stub(health_pb2.HealthCheckRequest(service=service), timeout=10).status
+
+    for service in ("", "inference.GRPCInferenceService", "toy"):
+        assert check(service) == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        check("cat")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_message_above_the_limit_is_refused_by_its_length(client: Client) -> None:
+    code, words = client.refusal("ModelInfer", **infer(raw_input_contents=[bytes(33 << 20)]))
+    assert code == "RESOURCE_EXHAUSTED"
+    assert "larger than max" in words
+
+
+def test_a_message_that_does_not_come_is_cut_off_and_the_others_are_answered(client: Client) -> None:
+    sending = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        sending.wait(60)
+        yield from ()
+
+    try:
+        waiting = client.channel.stream_unary(SERVICE + "ModelInfer").future(never(), timeout=60)
+        assert client.call("ModelInfer", **infer()).model_name == "toy"
+        with pytest.raises(grpc.RpcError) as caught:
+            waiting.result(60)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "did not arrive" in caught.value.details()
+    finally:
+        sending.set()
+
+
+def test_a_compressed_message_is_understood(client: Client) -> None:
+    request = inference_pb2.ModelInferRequest
+    stub = client.channel.unary_unary(
+        SERVICE + "ModelInfer",
+        request_serializer=request.SerializeToString,
+        response_deserializer=inference_pb2.ModelInferResponse.FromString,
+    )
+    answer = stub(request(**infer()), timeout=10, compression=grpc.Compression.Gzip)
+    assert answer.raw_output_contents == client.call("ModelInfer", **infer()).raw_output_contents
+
+
+def test_once_a_key_is_made_it_is_asked_for(world: World, start) -> None:
+    world.order(world.publish(), "proven")
+    keys = Keys(open_store(f"{world.store.url}-keys"))
+    predict, _ = keys.create("predict", by="test", scopes=("predict",))
+    other, _ = keys.create("other", by="test", scopes=("predict:cat",))
+    endpoint = start()
+    endpoint.wait_serving(world.order(world.publish(seed=1), "proven").digest)
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        client = Client(channel)
+        assert client.call("ServerLive").live
+        assert client.refusal("ModelInfer", **infer())[0] == "UNAUTHENTICATED"
+        assert client.refusal("ModelInfer", **infer(model_name="cat"))[0] == "UNAUTHENTICATED"
+        assert client.refusal("ModelInfer", {"x-api-key": "nonsense"}, **infer())[0] == "UNAUTHENTICATED"
+        assert client.refusal("ModelInfer", {"x-api-key": other}, **infer())[0] == "PERMISSION_DENIED"
+        assert client.call("ModelInfer", {"x-api-key": predict}, **infer()).model_name == "toy"
+        assert client.call("ModelInfer", {"authorization": f"Bearer {predict}"}, **infer()).model_name == "toy"
+
+
+def test_a_stopping_endpoint_answers_what_is_under_way(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start()
+    endpoint.wait_serving(digest)
+    message, may_send = inference_pb2.ModelInferRequest(**infer()).SerializeToString(), threading.Event()
+
+    def late() -> Iterator[bytes]:
+        may_send.wait(30)
+        yield message
+
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        assert Client(channel).call("ModelInfer", **infer()).model_name == "toy"
+        under_way = channel.stream_unary(SERVICE + "ModelInfer").future(late(), timeout=30)
+        assert Client(channel).call("ServerLive").live  # so the call before it has begun there
+        endpoint.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not endpoint.answers("/v2/health/live"), 30)
+        may_send.set()
+        answer = inference_pb2.ModelInferResponse.FromString(under_way.result(30))
+        assert answer.model_version == digest[:12]
+    assert endpoint.stop() == 0
