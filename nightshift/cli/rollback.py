@@ -7,9 +7,7 @@ import typer
 from nightshift.cli.connect import RegistryOption, connect
 from nightshift.cli.order import demand, order
 from nightshift.errors import NightshiftError
-from nightshift.releases.collect import gone
-from nightshift.releases.ledger import rollback_target
-from nightshift.releases.marks import Marks
+from nightshift.releases.collect import rollback_digest
 
 
 def rollback(
@@ -27,15 +25,11 @@ def rollback(
     """
     demand(reason, "rollback")
     connection = connect(registry=registry)
-    if to:
-        digest = connection.registry.resolve(model, to)
-    else:
-        history, marks = connection.ledger.history(model), Marks(connection.registry.store).of(model)
-        target = rollback_target(history, gone(connection.registry, model, history, marks))
-        if target is None:
-            raise NightshiftError(
-                f"{model} has no earlier champion to go back to",
-                f"name a release with --to: `nightshift releases {model}`, `nightshift history {model}`",
-            )
-        digest = target.digest
+    registry_, ledger = connection.registry, connection.ledger
+    digest = registry_.resolve(model, to) if to else rollback_digest(registry_, ledger, model)
+    if digest is None:
+        raise NightshiftError(
+            f"{model} has no earlier champion to go back to",
+            f"name a release with --to: `nightshift releases {model}`, `nightshift history {model}`",
+        )
     order(connection, model, digest, "rollback", reason, as_json=json)

@@ -83,6 +83,10 @@ def _dispatch(args: argparse.Namespace) -> Receipt | None:
         from nightshift.engine.housekeeping import housekeeping
 
         return housekeeping()
+    if args.verb == "rollback":
+        from nightshift.engine.rollback import rollback
+
+        return rollback(args.model, args.to, args.reason, args.who, args.run)
     if args.verb in ("tell", "unfinished", "late", "sent", "nights"):
         return _night(args)
     from nightshift.engine.record import record
@@ -161,7 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     late = verbs.add_parser("late")
     late.add_argument("--found", required=True)
     late.add_argument("--about", required=True)
-    for command in (verbs.add_parser("unfinished"), late, sent):
+    back = verbs.add_parser("rollback", help="a person's, from a form")
+    back.add_argument("model")
+    back.add_argument("--to", help="a digest, or its first characters; without it, the champion before")
+    for option in ("--reason", "--who", "--run"):
+        back.add_argument(option, required=True)
+    for command in (verbs.add_parser("unfinished"), late, sent, back):
         command.add_argument("--receipt", type=Path)
     return parser
 

@@ -40,7 +40,7 @@ def deploy(model: str, dag: str, run: str) -> Receipt:
         NightshiftError: the run has no decision or no release, or the registry may not be written.
         ReleaseError: the registry does not answer, or what it holds is not what its digest says.
     """
-    _as_deployer()
+    as_deployer()
     journal = Journal.open(dag, run)
     base = journal.base()
     found = journal.get("outcome.json")
@@ -114,7 +114,7 @@ def _not_asked(base: dict[str, Any]) -> str:
     return ""
 
 
-def _as_deployer() -> None:
+def as_deployer() -> None:
     """From here on this process is the deployer, where one is set: it also writes the registry."""
     key = os.environ.get("NIGHTSHIFT_DEPLOYER_ACCESS_KEY_ID")
     if key:

@@ -58,7 +58,7 @@ def survey(
     for model in sorted({model for model, _ in written}):
         history, marked = ledger.history(model), marks.of(model)
         settled = [(order, outcome) for order, outcome in history if outcome]
-        back = rollback_target(settled, gone(registry, model, history, marked))
+        back = rollback_target(settled, _gone(registry, model, history, marked))
         for digest, files in ((d, f) for (m, d), f in sorted(written.items()) if m == model):
             age = now() - max(files.values())
             whole = manifests.NAME in files
@@ -113,7 +113,14 @@ def needed(
     return "young" if young else None
 
 
-def gone(registry: Registry, model: str, history: History, marks: Sequence[Mark]) -> set[str]:
+def rollback_digest(registry: Registry, ledger: Ledger, model: str) -> str | None:
+    """The release that a rollback goes back to when nobody names it; None when there is none."""
+    history, marks = ledger.history(model), Marks(registry.store).of(model)
+    target = rollback_target(history, _gone(registry, model, history, marks))
+    return target.digest if target else None
+
+
+def _gone(registry: Registry, model: str, history: History, marks: Sequence[Mark]) -> set[str]:
     """The releases that were ordered and cannot serve again: removed or retired."""
     there, ended = {info.digest for info in registry.list(model)}, retired(marks)
     return {order.digest for order, _ in history if order.digest not in there or order.digest in ended}

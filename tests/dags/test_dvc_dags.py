@@ -58,9 +58,10 @@ def test_every_dag_follows_the_house_rules(home):
     assert bag["errors"] == {}
     assert bag["heavy"] == []
     rendered = ["ingest_cifar10", "ingest_mnist", "train_cifar10-cnn", "train_mnist-mlp"]
-    assert sorted(bag["dags"]) == ["housekeeping", *rendered]
+    assert sorted(bag["dags"]) == ["housekeeping", *rendered[:2], "rollback", *rendered[2:]]
     for dag in bag["dags"].values():
         assert (dag["paused"], dag["catchup"], dag["active"]) == (False, False, 1)
+    assert bag["dags"]["rollback"]["params"] == ["model", "reason", "to"]
     assert bag["dags"]["ingest_cifar10"]["params"] == ["reason", "rerun", "until"]
     assert bag["dags"]["train_mnist-mlp"]["params"] == ["deploy", "params", "reason", "rerun"]
 
@@ -80,6 +81,7 @@ def test_what_touches_the_repository_or_the_ledger_goes_to_a_queue_of_its_own_wh
     assert set(read(home)["dags"]["train_mnist-mlp"]["queues"].values()) == {"default"}
     queues = read(home, NIGHTSHIFT_EVENTS_QUEUE="events")["dags"]["train_mnist-mlp"]["queues"]
     assert {task for task, queue in queues.items() if queue == "events"} == {"begin", "record", "deploy", "tell"}
+    assert read(home, NIGHTSHIFT_EVENTS_QUEUE="events")["dags"]["rollback"]["queues"] == {"rollback": "events"}
 
 
 def test_a_tasks_process_builds_only_its_dag_and_asks_no_repository(home):
@@ -91,7 +93,11 @@ def test_a_tasks_process_builds_only_its_dag_and_asks_no_repository(home):
         _AIRFLOW_PARSING_CONTEXT_TASK_ID="train",
     )
     assert bag["errors"] == {}
-    assert sorted(bag["dags"]) == ["housekeeping", "train_mnist-mlp"]  # a process reads only its own DAG's file
+    assert sorted(bag["dags"]) == [
+        "housekeeping",
+        "rollback",
+        "train_mnist-mlp",
+    ]  # a process reads only its own DAG's file
 
 
 def test_a_tasks_process_on_another_disk_knows_its_task_from_airflow(tmp_path):

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nightshift.stack import endpoint
+from nightshift.errors import NightshiftError
+from nightshift.stack import endpoint, runs
+from tests.e2e.conftest import until
 
 pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
@@ -127,3 +129,19 @@ def test_the_page_about_the_api_can_be_followed(project, first):
     assert "400" in done.stdout.splitlines()
     assert "manifest.json: OK" in done.stdout
     assert '"model_name":"mnist-mlp"' in done.stdout.replace(" ", "")
+
+
+def test_a_person_rolls_back_by_a_form_in_airflow(project, first):
+    """The last test of this file: to the release that serves, so that nothing changes but the ledger."""
+    api = runs.Airflow(project.stack.airflow_url, project.stack.airflow_user, project.stack.airflow_password)
+    release = first["models"][0]["release"]
+    form = {"model": "mnist-mlp", "to": release[:12], "reason": "cats became dogs"}
+    with pytest.raises(NightshiftError, match="reason"):
+        api.trigger("rollback", {**form, "reason": ""})
+    run = api.trigger("rollback", form)
+    ended = until(lambda: (state := api.state(run)) in ("success", "failed") and state)
+    assert ended == "success", "\n".join(api.log(run, "rollback", 1))
+    order = json.loads(project.nightshift("history", "mnist-mlp", "--json").stdout)[-1]
+    assert (order["who"], order["what"], order["reason"]) == ("admin", "rollback", "cats became dogs")
+    assert (order["digest"], order["evidence"]["run"]) == (release, run.id)
+    assert order["outcome"]["state"] == "proven"
