@@ -138,8 +138,10 @@ class Grpc:
         )
 
     async def _model_ready(self, call: Call, request: Any, header: Header) -> Any:
-        self._find(call, request.name, request.version, header)
-        return messages.ModelReadyResponse(ready=True)
+        with contextlib.suppress(RequestError):
+            call.model = self.engine.find(request.name, request.version or None)
+        self.guard.enter(call, "infer", header)
+        return messages.ModelReadyResponse(ready=call.model is not None)
 
     async def _model_metadata(self, call: Call, request: Any, header: Header) -> Any:
         model = self._find(call, request.name, request.version, header)
