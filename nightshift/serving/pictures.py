@@ -77,7 +77,7 @@ def pixels(files: list[Upload], shape: tuple[int, ...]) -> tuple[np.ndarray, lis
     notes: list[list[str]] = []
     left = MAX_PIXELS
     for index, file in enumerate(files):
-        what = file.name or ("the image" if len(files) == 1 else f"file {index + 1}")
+        what = file.name or ("the body" if len(files) == 1 else f"file {index + 1}")
         if not file.data:
             raise RequestError(400, f"{what} is empty; send a {' or '.join(FORMATS[:2])} file")
         try:

@@ -97,7 +97,7 @@ def promising(width: int, height: int) -> bytes:
 
 WHOLE = file(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
 BAD = {
-    "empty": (b"", 400, "the image is empty"),
+    "empty": (b"", 400, "the body is empty"),
     "html": (
         b"<script>alert(1)</script>",
         400,
@@ -109,7 +109,7 @@ BAD = {
     "cut": (WHOLE[: len(WHOLE) // 2], 400, "cannot be read"),
     "damaged": (WHOLE[:60] + b"\0" * 200 + WHOLE[260:], 400, "cannot be read"),
     "no data": (promising(6, 4), 400, "cannot be read"),
-    "a bomb": (promising(5001, 5000), 413, "the image comes to more than 25 megapixels"),
+    "a bomb": (promising(5001, 5000), 413, "the body comes to more than 25 megapixels"),
     "an absurd one": (promising(2**31 - 1, 2**31 - 1), 400, "cannot be read"),
 }
 
