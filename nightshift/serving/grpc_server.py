@@ -93,6 +93,8 @@ class Grpc:
             call = Call(request_id(header("x-request-id")), "grpc", verb, time.perf_counter())
             more: Sequence[tuple[str, str]] = ()
             try:
+                if verb == "infer":  # before a big message is read
+                    self.guard.knock(call, verb, header)
                 found = await work(call, await _message(call, request, context), header)
                 call.status = 200
                 return found

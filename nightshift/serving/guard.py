@@ -126,14 +126,18 @@ class Guard:
             ("access-control-max-age", "600"),
         ]
 
-    def _check_key(self, call: Call, need: str, header: Header) -> None:
+    def knock(self, call: Call, need: str, header: Header) -> Key | None:
+        """Whether it is somebody, in ``call.key``: for who learns only from the body which model is asked.
+
+        Raises RequestError 401 or 503; None where nobody needs a key.
+        """
         given = _key_of(header)
         found = self.keyring.find(api_keys.digest(given)) if given else None
         if not self._ready and not (found and found[0].name == STACK):
             raise RequestError(503, "the API keys are not read yet; ask again", [("retry-after", "1")])
         if found is None:
             if need == "infer" and not self.required:
-                return
+                return None
             raise _unauthorized(_unknown(given, need))
         key, revoked = found
         call.key = key.name
@@ -141,6 +145,12 @@ class Guard:
             raise _unauthorized(f"the API key {key.name} was revoked; ask whoever gave it to you for another")
         if key.expires and datetime.now(UTC) >= key.expires:
             raise _unauthorized(f"the API key {key.name} expired at {key.expires:%Y-%m-%d %H:%M} UTC; ask for another")
+        return key
+
+    def _check_key(self, call: Call, need: str, header: Header) -> None:
+        key = self.knock(call, need, header)
+        if key is None:
+            return
         if need != "infer":
             scope = need
         else:

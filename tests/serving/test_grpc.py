@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -56,6 +57,21 @@ def image(**changes: Any) -> dict[str, Any]:
 
 def infer(**changes: Any) -> dict[str, Any]:
     return {"model_name": "toy", "inputs": [image()], "raw_input_contents": [PIXELS], **changes}
+
+
+@contextmanager
+def silence() -> Iterator[Iterator[bytes]]:
+    """A sender that says nothing until the block is left."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(120)
+        yield from ()
+
+    try:
+        yield nothing()
+    finally:
+        over.set()
 
 
 def probabilities(answer: Any) -> np.ndarray:
@@ -195,21 +211,13 @@ def test_a_message_above_the_limit_is_refused_by_its_length(client: Client) -> N
 
 
 def test_a_message_that_does_not_come_is_cut_off_and_the_others_are_answered(client: Client) -> None:
-    sending = threading.Event()
-
-    def never() -> Iterator[bytes]:
-        sending.wait(60)
-        yield from ()
-
-    try:
-        waiting = client.channel.stream_unary(SERVICE + "ModelInfer").future(never(), timeout=60)
+    with silence() as nothing:
+        waiting = client.channel.stream_unary(SERVICE + "ModelInfer").future(nothing, timeout=60)
         assert client.call("ModelInfer", **infer()).model_name == "toy"
         with pytest.raises(grpc.RpcError) as caught:
             waiting.result(60)
-        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "did not arrive" in caught.value.details()
-    finally:
-        sending.set()
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "did not arrive" in caught.value.details()
 
 
 def test_a_compressed_message_is_understood(client: Client) -> None:
@@ -237,6 +245,9 @@ def test_once_a_key_is_made_it_is_asked_for(world: World, start) -> None:
         assert client.refusal("ModelInfer", **infer(model_name="cat"))[0] == "UNAUTHENTICATED"
         assert client.refusal("ModelInfer", {"x-api-key": "nonsense"}, **infer())[0] == "UNAUTHENTICATED"
         assert client.refusal("ModelInfer", {"x-api-key": other}, **infer())[0] == "PERMISSION_DENIED"
+        with silence() as nothing, pytest.raises(grpc.RpcError) as caught:  # not only when its message has come
+            channel.stream_unary(SERVICE + "ModelInfer")(nothing, timeout=60)
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
         assert client.call("ModelInfer", {"x-api-key": predict}, **infer()).model_name == "toy"
         assert client.call("ModelInfer", {"authorization": f"Bearer {predict}"}, **infer()).model_name == "toy"
 
