@@ -21,6 +21,7 @@ class Call:
     key: str | None = None  # the API key's name
     counted: bool = False  # against that key's quota
     model: LoadedModel | None = None
+    admitted: bool = False  # counted among those that the model has to answer
     role: str = ""  # "champion", "canary" or "pinned"
     items: int = 0  # first dimension of the first input
     waited: float = 0.0  # between admission and the run

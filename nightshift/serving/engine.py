@@ -26,8 +26,18 @@ class Engine:
         model = self._models.get(name)
         return model.digest if model else None
 
-    def find(self, name: str, version: str | None) -> LoadedModel:
-        """The model that answers; ``version`` is its digest or the digest's short form. RequestError 404, 410."""
+    def index(self) -> list[dict[str, str]]:
+        """What answers, in the words of the protocol's repository extension."""
+        return [
+            {"name": name, "version": model.version, "state": "READY", "reason": ""}
+            for name, model in sorted(self._models.items())
+        ]
+
+    def find(self, name: str, version: str | None) -> tuple[LoadedModel, str]:
+        """The model that answers and its role; ``version`` is its digest or the digest's short form.
+
+        Raises RequestError 404 and, of what was retired, 410.
+        """
         model = self._models.get(name)
         if model is None or (version is not None and version not in (model.version, model.digest)):
             for digest, sentence in self.tombstones.get(name, {}).items():
@@ -38,7 +48,7 @@ class Engine:
             raise RequestError(404, f"there is no model {name!r} here (models: {known})")
         if version is not None and version not in (model.version, model.digest):
             raise RequestError(404, f"model {name!r} has no version {version!r} here (it serves {model.version})")
-        return model
+        return model, "pinned" if version else "champion"
 
     def swap(self, new: LoadedModel) -> "weakref.ref[LoadedModel] | None":
         """Let this one answer from now on. The reference dies when the last request on the old one has ended."""

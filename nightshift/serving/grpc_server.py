@@ -54,12 +54,13 @@ class Grpc:
         self,
         engine: Engine,
         follower: Follower,
+        inference: Inference,
         guard: Guard,
         watchers: Sequence[Callable[[Call], None]],
     ):
         self.engine = engine
         self.follower = follower
-        self.inference = Inference()
+        self.inference = inference
         self.guard = guard
         self.watchers = watchers
 
@@ -111,6 +112,7 @@ class Grpc:
                 context.set_code(grpc.StatusCode.INTERNAL)
                 context.set_details(call.error)
             finally:
+                self.inference.leave(call)
                 context.set_trailing_metadata(_trailers(call, more))
                 for watch in self.watchers:
                     watch(call)
@@ -168,6 +170,7 @@ class Grpc:
 
     async def _model_infer(self, call: Call, request: Any, header: Header) -> Any:
         model = self._find(call, request.model_name, request.model_version, header)
+        self.inference.admit(call)
         arrays = grpc_tensors.read(request, model.manifest.signature.inputs)
         wanted = grpc_tensors.wanted(request, model)
         results = await self.inference.run(call, arrays, list(wanted))
@@ -187,7 +190,7 @@ class Grpc:
     def _find(self, call: Call, name: str, version: str, header: Header) -> LoadedModel:
         """The model that is asked for, by somebody who may."""
         try:
-            call.model = self.engine.find(name, version or None)
+            call.model, call.role = self.engine.find(name, version or None)
         finally:  # who has no key is not told which models there are
             self.guard.enter(call, "infer", header)
         return call.model

@@ -1,15 +1,16 @@
 """Tensors of gRPC messages to numpy arrays, and results to messages."""
 
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nightshift.releases.manifest import Tensor
+from nightshift.serving import binary
 from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.model import LoadedModel
-from nightshift.serving.tensors import DTYPES, RequestError, _shape
+from nightshift.serving.protocol import best
+from nightshift.serving.tensors import DTYPES, FLOATS, RequestError, count_of, demand_finite, shape_of
 
 _INTEGERS = {f"{sign}INT{bits}": f"{sign.lower()}int_contents" for sign in ("", "U") for bits in (8, 16, 32)}
 _CONTENTS = {
@@ -21,7 +22,6 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-_FLOATS = ("FP16", "FP32", "FP64")
 
 
 def read(request: Any, expected: Sequence[Tensor]) -> dict[str, np.ndarray]:
@@ -43,10 +43,10 @@ def read(request: Any, expected: Sequence[Tensor]) -> dict[str, np.ndarray]:
         wanted = by_name[name]
         if tensor.datatype != wanted.datatype:
             raise RequestError(400, f"input {name!r} has datatype {tensor.datatype!r}, must be {wanted.datatype}")
-        shape = _shape(list(tensor.shape), wanted)
+        shape = shape_of(list(tensor.shape), wanted)
         if raw and tensor.HasField("contents"):
             raise RequestError(400, f"input {name!r} has contents beside raw_input_contents; send one of them")
-        arrays[name] = _from_raw(raw[index], wanted, shape) if raw else _from_contents(tensor.contents, wanted, shape)
+        arrays[name] = binary.read(raw[index], wanted, shape) if raw else _from_contents(tensor.contents, wanted, shape)
     for name in by_name:
         if name not in arrays:
             raise RequestError(400, f"input {name!r} is missing")
@@ -62,65 +62,18 @@ def _from_contents(contents: Any, wanted: Tensor, shape: tuple[int, ...]) -> np.
     if others:
         raise RequestError(400, f"input {name!r} has {others[0]}; {datatype} needs {field}")
     values = getattr(contents, field)
-    count = _count(shape)
+    count = count_of(shape)
     if len(values) != count:
         raise RequestError(400, f"input {name!r} has {len(values)} values, its shape {list(shape)} needs {count}")
     if datatype == "BYTES":
-        return _texts(values, name).reshape(shape)
+        return binary.texts(values, name).reshape(shape)
     try:
         array = np.array(list(values), DTYPES[datatype])  # of Python's numbers: those of a message would wrap around
     except OverflowError:
         raise RequestError(400, f"input {name!r} has a value that is out of the range of {datatype}") from None
-    return _finite(array, wanted).reshape(shape)
-
-
-def _from_raw(data: bytes, wanted: Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    name, datatype, count = wanted.name, wanted.datatype, _count(shape)
-    if datatype == "BYTES":
-        return _texts(_elements(data, count, name), name).reshape(shape)
-    dtype = np.dtype(DTYPES[datatype])
-    if len(data) != count * dtype.itemsize:
-        raise RequestError(
-            400, f"input {name!r} has {len(data)} bytes, its shape {list(shape)} needs {count * dtype.itemsize}"
-        )
-    if datatype == "BOOL" and max(data) > 1:
-        raise RequestError(400, f"input {name!r} has a byte that is neither 0 nor 1")
-    return _finite(np.frombuffer(data, dtype), wanted).reshape(shape)
-
-
-def _elements(data: bytes, count: int, name: str) -> Iterable[bytes]:
-    """Each with its length before it: 4 bytes, little-endian."""
-    at = 0
-    for _ in range(count):
-        if at + 4 > len(data):
-            raise RequestError(400, f"input {name!r} ends before its {count} elements do")
-        (size,) = struct.unpack_from("<I", data, at)
-        at += 4 + size
-        if at > len(data):
-            raise RequestError(400, f"input {name!r} has an element of {size} bytes that is longer than the rest")
-        yield data[at - size : at]
-    if at != len(data):
-        raise RequestError(400, f"input {name!r} has {len(data) - at} bytes beyond its {count} elements")
-
-
-def _texts(elements: Iterable[bytes], name: str) -> np.ndarray:
-    try:
-        return np.array([element.decode() for element in elements], object)
-    except UnicodeDecodeError:
-        raise RequestError(400, f"input {name!r} has an element that is not UTF-8 text") from None
-
-
-def _finite(array: np.ndarray, wanted: Tensor) -> np.ndarray:
-    if wanted.datatype in _FLOATS and not np.isfinite(array).all():
-        raise RequestError(400, f"input {wanted.name!r} has a value that is not finite as {wanted.datatype}")
-    return array
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    if datatype in FLOATS:
+        demand_finite(array, wanted)
+    return array.reshape(shape)
 
 
 def wanted(request: Any, model: LoadedModel) -> dict[str, int]:
@@ -155,24 +108,7 @@ def write(request: Any, model: LoadedModel, wanted: dict[str, int], results: Seq
         array = np.asarray(result)
         datatype = datatypes[name]
         if classes:
-            array, datatype = best_classes(array, classes, model.manifest.input.labels), "BYTES"
+            array, datatype = best(name, array, classes, model.manifest.input.labels), "BYTES"
         answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        answer.raw_output_contents.append(_bytes(array) if datatype == "BYTES" else array.tobytes())
+        answer.raw_output_contents.append(binary.write(array))
     return answer
-
-
-def best_classes(array: np.ndarray, classes: int, labels: Sequence[str]) -> np.ndarray:
-    """Per row the best classes as the protocol writes them: ``score:index`` and, where they are known, ``:label``."""
-    rows = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
-    best = np.argsort(-rows, axis=1, kind="stable")[:, :classes]
-    named = labels if len(labels) == rows.shape[1] else ()
-    texts = [
-        [f"{row[index]:f}:{index}" + (f":{named[index]}" if named else "") for index in order]
-        for row, order in zip(rows, best.tolist(), strict=True)
-    ]
-    return np.array(texts, object).reshape(*array.shape[:-1], best.shape[1])
-
-
-def _bytes(array: np.ndarray) -> bytes:
-    elements = [element if isinstance(element, bytes) else str(element).encode() for element in array.ravel()]
-    return b"".join(struct.pack("<I", len(element)) + element for element in elements)

@@ -1,32 +1,188 @@
-"""Where models run: a fast one at once in the event loop, a slow one in a thread."""
+"""From an admitted request to the model's results: what waits is bounded in time, what waits together runs together.
+
+A request is counted from its headers on. Were it counted when its body is whole, a backlog would stand uncounted in the
+sockets; were the bound a number of requests, what suits a model of 0.2 ms would be fifteen seconds of work for one of
+60 ms. So each model has a lane that knows what a request costs, and refuses at the headers what would wait too long.
+
+Models of up to 2 ms run in the event loop, and of these all requests that one turn of it has made ready run as one
+batch: nobody waits for a batch to fill. Slower ones run in threads, one per core; ONNX Runtime lets go of the lock.
+"""
 
 import asyncio
+import os
 import time
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from nightshift.serving.call import Call
+from nightshift.serving.model import LoadedModel
+from nightshift.serving.tensors import RequestError, batch_of
 
-_INLINE_BYTES = 128 << 10  # bigger inputs, or a model slower than this, would hold up everybody in the event loop
-_INLINE_SECONDS = 0.002
+WAIT_S = 0.1  # the longest wait for the turn that a request is let in for
+_INLINE_S = 0.002  # an item's cost up to which a model runs in the event loop
+_TURN_S = 0.005  # the most that one batch may hold up the loop
+_MAX_BATCH = 32  # items; more wins nothing
+_FORGET = 0.1  # weight of the newest cost in the running mean
+
+
+class _Asked(NamedTuple):
+    call: Call
+    arrays: dict[str, np.ndarray]
+    names: tuple[str, ...]
+    ready: "asyncio.Future[list[np.ndarray]]"
+    since: float
+
+
+class _Lane:
+    """The requests of one loaded model. ``cost`` is what one item takes of a core, ``turn`` what one request does, in
+    seconds: not by the clock, which would blame the model for what else the machine does.
+
+    It does not hold the model, which must be free to go once it is swapped out and its last request has ended.
+    """
+
+    def __init__(self, model: LoadedModel):
+        self.cost = self.turn = max(model.seconds, 1e-5)
+        self.inside = 0  # admitted and not yet answered
+        self.waiting: deque[_Asked] = deque()
+        self.flush_at_end = False
+
+    def learn(self, items: int, requests: int, seconds: float) -> None:
+        self.cost += _FORGET * (seconds / max(items, 1) - self.cost)
+        self.turn += _FORGET * (seconds / max(requests, 1) - self.turn)
 
 
 class Inference:
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(thread_name_prefix="infer")
+    """One for all protocols of a process. Not thread-safe: the event loop's."""
 
-    async def run(self, call: Call, arrays: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
-        """The named outputs of ``call.model`` for these inputs. Raises RequestError 400."""
-        model = call.model
-        assert model is not None  # noqa: S101 - whoever asks has found it
-        call.items = len(next(iter(arrays.values())))
-        size = sum(array.nbytes for array in arrays.values())
-        began = time.perf_counter()
-        if size <= _INLINE_BYTES and model.seconds <= _INLINE_SECONDS:
-            results = model.run(arrays, names)
+    def __init__(self, wait_s: float = WAIT_S, threads: int | None = None):
+        self._wait = wait_s
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="infer")
+        self._turns = asyncio.Semaphore(self._threads)
+        self._lanes: WeakKeyDictionary[LoadedModel, _Lane] = WeakKeyDictionary()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.inside for lane in self._lanes.values())
+
+    def admit(self, call: Call) -> None:
+        """Let a request of ``call.model`` in, until ``leave``. Raises RequestError 503 if its turn is too far away."""
+        model = _model(call)
+        lane = self._lane(model)
+        # All models share the cores, and what is under way is what a newcomer waits for.
+        ahead = sum(other.inside * other.turn for other in self._lanes.values() if other.inside) / self._threads
+        if ahead > self._wait and lane.inside:
+            said = f"{model.name} has {ahead:.1f} s of requests to answer first; ask again"
+            raise RequestError(503, said, [("retry-after", "1")])
+        lane.inside += 1
+        call.admitted = True
+
+    def leave(self, call: Call) -> None:
+        """The end of a request, however it ended; nothing happens to one that was not admitted."""
+        if call.admitted:
+            call.admitted = False
+            self._lane(_model(call)).inside -= 1
+
+    async def run(
+        self, call: Call, arrays: dict[str, np.ndarray], names: Sequence[str], timeout: float = 0.0
+    ) -> list[np.ndarray]:
+        """The outputs of these names. ``timeout`` in seconds (0: none): who waited longer for the turn gets 503.
+
+        Raises RequestError.
+        """
+        model = _model(call)
+        lane = self._lane(model)
+        call.items, call.inputs = batch_of(arrays), arrays
+        since = time.perf_counter()
+        if lane.cost * call.items <= _INLINE_S:
+            ready = asyncio.get_running_loop().create_future()
+            lane.waiting.append(_Asked(call, arrays, tuple(names), ready, since))
+            if not lane.flush_at_end:
+                lane.flush_at_end = True
+                asyncio.get_running_loop().call_soon(_flush, model, lane)
+            results = await ready
         else:
-            results = await asyncio.get_running_loop().run_in_executor(self._threads, model.run, arrays, names)
-        call.computed, call.batch = time.perf_counter() - began, call.items
-        call.inputs, call.outputs = arrays, dict(zip(names, results, strict=True))
+            async with self._turns:
+                call.waited = time.perf_counter() - since
+                if timeout and call.waited > timeout:
+                    raise RequestError(503, f"it waited {call.waited:.3f} s for its turn, longer than its timeout",
+                                       [("retry-after", "1")])  # fmt: skip
+                started = time.perf_counter()
+                loop = asyncio.get_running_loop()
+                results, spent = await loop.run_in_executor(self._pool, _run_alone, model, arrays, names)
+                call.computed, call.batch = time.perf_counter() - started, call.items
+                lane.learn(call.items, 1, spent)
+        call.outputs = dict(zip(names, results, strict=True))
         return results
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _lane(self, model: LoadedModel) -> _Lane:
+        lane = self._lanes.get(model)
+        if lane is None:
+            lane = self._lanes[model] = _Lane(model)
+        return lane
+
+
+def _run_alone(
+    model: LoadedModel, arrays: dict[str, np.ndarray], names: Sequence[str]
+) -> tuple[list[np.ndarray], float]:
+    """The results, and what they took of a core in seconds."""
+    spent = time.thread_time()
+    return model.run(arrays, names), time.thread_time() - spent
+
+
+def _model(call: Call) -> LoadedModel:
+    if call.model is None:
+        raise ValueError("the call was not routed to a model")
+    return call.model
+
+
+def _flush(model: LoadedModel, lane: _Lane) -> None:
+    """Run everything that this turn of the loop has made ready, together where it fits together."""
+    lane.flush_at_end = False
+    most = min(_MAX_BATCH, max(1, int(_TURN_S / lane.cost)))
+    while lane.waiting:
+        batch = [lane.waiting.popleft()]
+        items = batch[0].call.items
+        while model.can_batch and lane.waiting and lane.waiting[0].names == batch[0].names:
+            if items + lane.waiting[0].call.items > most:
+                break
+            batch.append(lane.waiting.popleft())
+            items += batch[-1].call.items
+        _run_together(model, lane, [asked for asked in batch if not asked.ready.done()])
+
+
+def _run_together(model: LoadedModel, lane: _Lane, batch: list[_Asked]) -> None:
+    if not batch:
+        return
+    started, spent = time.perf_counter(), time.thread_time()
+    try:
+        if len(batch) == 1:
+            parts = [model.run(batch[0].arrays, batch[0].names)]
+        else:
+            together = {name: np.concatenate([asked.arrays[name] for asked in batch]) for name in batch[0].arrays}
+            ends = np.cumsum([asked.call.items for asked in batch])[:-1]
+            split = [np.split(result, ends) for result in model.run(together, batch[0].names)]
+            parts = [list(part) for part in zip(*split, strict=True)]
+    except Exception as error:
+        if len(batch) > 1:  # one of them may be at fault: each answers for itself
+            for asked in batch:
+                _run_together(model, lane, [asked])
+        else:
+            batch[0].ready.set_exception(error)
+        return
+    seconds = time.perf_counter() - started
+    items = sum(asked.call.items for asked in batch)
+    lane.learn(items, len(batch), time.thread_time() - spent)
+    for asked, results in zip(batch, parts, strict=True):
+        call = asked.call
+        call.waited, call.batch = started - asked.since, items
+        call.computed = seconds * call.items / items
+        asked.ready.set_result(results)

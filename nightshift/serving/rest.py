@@ -1,32 +1,37 @@
 """The Open Inference Protocol v2 over REST: method, path, headers and body to an answer. No server in here."""
 
 import asyncio
+import logging
 import re
 import secrets
 import time
 from collections.abc import AsyncIterable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
 from nightshift.releases.manifest import Manifest
-from nightshift.serving import openapi, people, site
+from nightshift.serving import bodies, openapi, people, protocol, site
 from nightshift.serving.call import Call
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
+from nightshift.serving.inference import Inference
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import RequestError
 from nightshift.serving.watch import Watch
 
-MAX_BODY = 32 << 20  # bytes
-BODY_TIMEOUT_S = 10.0
-_INLINE_BODY = 128 << 10  # a bigger body, or a model slower than this, would hold up everybody in the event loop
-_INLINE_SECONDS = 0.002
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
+_BIG_BODY = 1 << 20  # bytes from which reading it would hold up everybody in the event loop
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+log = logging.getLogger("nightshift.serving")
+
+Header = Callable[[str], str | None]
 
 
 @dataclass
@@ -39,32 +44,49 @@ class Answer:
 class Rest:
     """``about`` adds what the process knows of itself (registry, checkout) to /status."""
 
-    def __init__(self, engine: Engine, follower: Follower, guard: Guard, watch: Watch, about: Mapping[str, Any]):
+    def __init__(
+        self,
+        engine: Engine,
+        follower: Follower,
+        guard: Guard,
+        watch: Watch,
+        inference: Inference,
+        about: Mapping[str, Any],
+    ):
         self.engine = engine
         self.follower = follower
         self.guard = guard
         self.watch = watch
         self.watchers: list[Callable[[Call], None]] = [guard.watch, *watch.watchers]
+        self.inference = inference
         self.about = dict(about)
-        self._threads = ThreadPoolExecutor(thread_name_prefix="infer")
 
-    async def answer(
-        self, method: str, path: str, header: Callable[[str], str | None], body: AsyncIterable[bytes]
-    ) -> Answer:
+    async def answer(self, method: str, path: str, header: Header, body: AsyncIterable[bytes]) -> Answer:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
         call = Call(request_id(header("x-request-id")), "rest", "", time.perf_counter())
+        if method == "OPTIONS" and (allowed := self.guard.cors(header)):
+            return Answer(204, b"", allowed)
         try:
-            if method == "OPTIONS" and (allowed := self.guard.cors(header)):
-                return Answer(204, b"", allowed)
             result = await self._route(method, path, header, body, call)
         except RequestError as error:
-            call.error = error.message
-            result = _json(error.status, {"error": error.message})
-            result.headers += error.headers
+            result = _refusal(error, method, call)
+            if method == "POST":
+                await bodies.drain(body)
+        except Exception:
+            log.exception("request %s failed", call.id)
+            result = _refusal(
+                RequestError(500, f"the endpoint failed; its log says how (request {call.id})"), method, call
+            )
+        finally:
+            self.inference.leave(call)
         call.status = result.status
         if call.model and call.status not in (401, 403, 421):
             # Every answer of a model, a refusal too, names the digest that gave it.
-            result.headers += [("nightshift-model", call.model.name), ("nightshift-digest", call.model.digest)]
+            result.headers += [
+                ("nightshift-model", call.model.name),
+                ("nightshift-digest", call.model.digest),
+                ("nightshift-role", call.role),
+            ]
         result.headers += [("x-request-id", call.id), *self.guard.cors(header)]
         for watch in self.watchers:
             watch(call)
@@ -74,7 +96,7 @@ class Rest:
         self,
         method: str,
         path: str,
-        header: Callable[[str], str | None],
+        header: Header,
         body: AsyncIterable[bytes],
         call: Call,
     ) -> Answer:
@@ -91,7 +113,7 @@ class Rest:
                 _only(method, "GET")
                 self.guard.enter(call, "infer", header)
                 version = package_version("nightshift-ml")
-                return _json(200, {"name": "nightshift", "version": version, "extensions": []})
+                return _json(200, {"name": "nightshift", "version": version, "extensions": EXTENSIONS})
             case ["status"]:
                 _only(method, "GET")
                 call.verb = "status"
@@ -139,13 +161,25 @@ class Rest:
                     return await self._infer(call, model, header, body)
                 if verb == "ready":
                     return _json(200, {"name": model.name, "ready": True})
-                return _json(200, model.metadata())
+                return _json(200, model.config() if verb == "config" else model.metadata())
+            case ["v2", "repository", "index"]:
+                _only(method, "POST")
+                call.verb = "index"
+                self.guard.enter(call, "infer", header)
+                return _json(200, self.engine.index())
+            case ["v2", "repository", "models", _, "load" | "unload" as verb]:
+                _only(method, "POST")
+                call.verb = verb
+                self.guard.enter(call, "infer", header)
+                raise RequestError(
+                    403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT"
+                )
         raise _no_path(path)
 
-    def _find(self, call: Call, name: str, version: str | None, header: Callable[[str], str | None]) -> LoadedModel:
+    def _find(self, call: Call, name: str, version: str | None, header: Header) -> LoadedModel:
         """The model, if its caller may ask it; who has no key is not told which models there are."""
         try:
-            call.model = self.engine.find(name, version)
+            call.model, call.role = self.engine.find(unquote(name), version)
         finally:
             self.guard.enter(call, "infer", header)
         return call.model
@@ -153,54 +187,57 @@ class Rest:
     def _served(self) -> dict[str, tuple[Manifest, list[tuple[str, str]]]]:
         """Each model's manifest, and the digests that are loaded of it with their roles."""
         models = (self.engine.find(name, None) for name in self.engine.names())
-        return {model.name: (model.manifest, [(model.digest, "champion")]) for model in models}
+        return {model.name: (model.manifest, [(model.digest, role)]) for model, role in models}
 
-    async def _predict(
-        self, call: Call, model: LoadedModel, header: Callable[[str], str | None], body: AsyncIterable[bytes]
-    ) -> Answer:
-        data = await _whole(header("content-length"), body)
-
-        def predict() -> list[dict[str, Any]]:
-            arrays, items = people.read(model.manifest, header("content-type") or "", data)
-            names = [output.name for output in model.manifest.signature.outputs]
-            call.items = len(items)
-            started = time.perf_counter()
-            outputs = dict(zip(names, model.run(arrays, names), strict=True))
-            call.computed = time.perf_counter() - started
-            return people.tell(model.manifest, outputs, items)
-
-        predictions = await asyncio.get_running_loop().run_in_executor(self._threads, predict)
-        said = {"model": model.name, "version": model.version, "digest": model.digest, "role": "champion"}
+    async def _predict(self, call: Call, model: LoadedModel, header: Header, body: AsyncIterable[bytes]) -> Answer:
+        self.inference.admit(call)
+        data = await bodies.whole(header("content-length"), body)
+        # In a thread: a picture is decoded, and may be resized.
+        arrays, items = await asyncio.to_thread(people.read, model.manifest, header("content-type") or "", data)
+        results = await self.inference.run(call, arrays, list(model.outputs))
+        outputs = dict(zip(model.outputs, results, strict=True))
+        said = {"model": model.name, "version": model.version, "digest": model.digest, "role": call.role}
+        predictions = people.tell(model.manifest, outputs, items)
         return _json(200, {**said, "seconds": time.perf_counter() - call.started, "predictions": predictions})
 
-    async def _infer(
-        self, call: Call, model: LoadedModel, header: Callable[[str], str | None], body: AsyncIterable[bytes]
-    ) -> Answer:
-        if header("content-encoding") not in (None, "identity"):
-            raise RequestError(
-                415, f"content-encoding {header('content-encoding')!r} is not understood; send plain JSON"
-            )
-        if header("inference-header-content-length") is not None:
-            raise RequestError(
-                400, "Inference-Header-Content-Length: binary tensors are not understood; send JSON data"
-            )
-        data = await _whole(header("content-length"), body)
-        if len(data) <= _INLINE_BODY and model.seconds <= _INLINE_SECONDS:
-            return _infer(call, model, data)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _infer, call, model, data)
+    async def _infer(self, call: Call, model: LoadedModel, header: Header, body: AsyncIterable[bytes]) -> Answer:
+        self.inference.admit(call)
+        json_length = _json_length(header("inference-header-content-length"))
+        data = await bodies.whole(header("content-length"), body)
+        if (encoding := header("content-encoding")) is not None:
+            data = await asyncio.to_thread(bodies.inflate, data, encoding)
+        if len(data) > _BIG_BODY:
+            asked = await asyncio.to_thread(protocol.read, data, json_length, model)
+        else:
+            asked = protocol.read(data, json_length, model)
+        names = [wanted.name for wanted in asked.outputs]
+        results = await self.inference.run(call, asked.arrays, names, asked.timeout)
+        text, length = protocol.write(asked, model, results)
+        if length is None:
+            headers = [("content-type", "application/json")]
+        else:
+            headers = [("content-type", "application/octet-stream"), ("inference-header-content-length", str(length))]
+        if (accepted := header("accept-encoding")) is not None:
+            text, how = bodies.deflate(text, accepted)
+            headers += [("content-encoding", how), ("vary", "accept-encoding")] if how else []
+        return Answer(200, text, headers)
 
 
-def _infer(call: Call, model: LoadedModel, data: bytes) -> Answer:
-    try:
-        request = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(400, f"the body is not JSON: {error}") from None
-    started = time.perf_counter()
-    answer = model.infer(request)
-    call.computed = time.perf_counter() - started
-    call.items = request["inputs"][0]["shape"][0] if request["inputs"][0]["shape"] else 1
-    call.batch = call.items
-    return _json(200, answer)
+def _json_length(given: str | None) -> int | None:
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) < 16):
+        raise RequestError(400, f"Inference-Header-Content-Length is {given[:40]!r}, must be a number of bytes")
+    return int(given)
+
+
+def _refusal(error: RequestError, method: str, call: Call) -> Answer:
+    call.error = error.message
+    result = _json(error.status, {"error": error.message})
+    result.headers += error.headers
+    if error.status == 405:
+        result.headers.append(("allow", "POST" if method in ("GET", "HEAD") else "GET, HEAD"))
+    return result
 
 
 def request_id(given: str | None) -> str:
@@ -208,35 +245,15 @@ def request_id(given: str | None) -> str:
     return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
-async def _whole(length: str | None, body: AsyncIterable[bytes]) -> bytes:
-    """The body, at most MAX_BODY bytes, within BODY_TIMEOUT_S."""
-    too_big = RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
-    if length is not None and length.isdecimal() and int(length) > MAX_BODY:
-        raise too_big
-    chunks, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in body:
-                size += len(chunk)
-                if size > MAX_BODY:
-                    raise too_big
-                chunks.append(chunk)
-    except TimeoutError:
-        raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
-    except RuntimeError as error:  # granian's own, for a body that breaks off or a chunk that is none
-        raise RequestError(400, f"the body cannot be read: {error}") from None
-    return b"".join(chunks)
-
-
 def _version_and_verb(rest: list[str], path: str) -> tuple[str | None, str]:
     match rest:
         case []:
             return None, ""
-        case ["infer" | "ready" as verb]:
+        case ["infer" | "ready" | "config" as verb]:
             return None, verb
         case ["versions", version]:
             return version, ""
-        case ["versions", version, "infer" | "ready" as verb]:
+        case ["versions", version, "infer" | "ready" | "config" as verb]:
             return version, verb
     raise _no_path(path)
 

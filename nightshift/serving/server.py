@@ -26,6 +26,7 @@ from nightshift.serving import logs, processes
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
+from nightshift.serving.inference import Inference
 from nightshift.serving.logs import AccessLog
 from nightshift.serving.processes import Peers
 from nightshift.serving.rest import Rest
@@ -79,7 +80,7 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
 
     peers.answers["refresh"] = refresh
     watch = Watch(follower, access, guard.usage.store, guard.usage.instance, settings.plan)
-    rest = Rest(engine, follower, guard, watch, {"registry": store.url, "checkout": settings.checkout})
+    rest = Rest(engine, follower, guard, watch, Inference(), {"registry": store.url, "checkout": settings.checkout})
     uvloop.run(_serve(rest, follower, guard, settings))
 
 
@@ -126,7 +127,7 @@ async def _serve(rest: Rest, follower: Follower, guard: Guard, settings: Setting
         if settings.grpc_port:
             from nightshift.serving import grpc_server  # only if it is asked for, and after a fork
 
-            rpc = grpc_server.Grpc(rest.engine, follower, guard, rest.watchers)
+            rpc = grpc_server.Grpc(rest.engine, follower, rest.inference, guard, rest.watchers)
             await beside.enter_async_context(grpc_server.listening(rpc, host, settings.grpc_port, tls))
         await server.serve()
     follower.stop()

@@ -1,6 +1,6 @@
 """The protocol's JSON tensors to numpy arrays and back. Every fault is the client's and names the tensor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -23,10 +23,10 @@ DTYPES: Mapping[str, Any] = {
     "FP64": np.float64,
     "BYTES": np.object_,
 }
-_FLOATS = {"FP16", "FP32", "FP64"}
+FLOATS = {"FP16", "FP32", "FP64"}
 _JSON_TYPES: Mapping[str, tuple[set[type], str]] = {
     **{name: ({int}, "integers") for name in DTYPES if "INT" in name},
-    **{name: ({int, float}, "numbers") for name in _FLOATS},
+    **{name: ({int, float}, "numbers") for name in FLOATS},
     "BOOL": ({bool}, "true or false"),
     "BYTES": ({str}, "strings"),
 }
@@ -43,10 +43,16 @@ class RequestError(Exception):
         self.headers = headers
 
 
-def read(tensors: Any, expected: Sequence[Tensor]) -> dict[str, np.ndarray]:
+Take = Callable[[Any, str], memoryview]
+"""The next bytes behind the JSON: so many, for the input of this name."""
+
+
+def read(tensors: Any, expected: Sequence[Tensor], take: Take | None = None) -> dict[str, np.ndarray]:
     """The arrays of a request's ``inputs``, one per expected tensor, C-contiguous and of its dtype.
 
-    Raises RequestError 400 for anything that is not exactly what the signature says.
+    ``data`` is a list, or an array where the JSON was read into one; with ``take``, an input may have
+    ``parameters.binary_data_size`` instead. Raises RequestError 400 for anything that is not exactly what the signature
+    says.
     """
     if not isinstance(tensors, list):
         raise RequestError(400, "'inputs' must be a list of tensors")
@@ -62,11 +68,17 @@ def read(tensors: Any, expected: Sequence[Tensor]) -> dict[str, np.ndarray]:
             raise RequestError(400, f"there is no input {name!r}: this model has {', '.join(by_name)}")
         if name in arrays:
             raise RequestError(400, f"input {name!r} is given twice")
-        arrays[name] = _array(tensor, by_name[name])
+        arrays[name] = _array(tensor, by_name[name], take)
     missing = [name for name in by_name if name not in arrays]
     if missing:
         raise RequestError(400, f"input {missing[0]!r} is missing")
     return arrays
+
+
+def batch_of(arrays: Mapping[str, np.ndarray]) -> int:
+    """Items of a request: the first dimension of its first input; 1 of a scalar."""
+    first = next(iter(arrays.values()))
+    return int(first.shape[0]) if first.ndim else 1
 
 
 def write(name: str, datatype: str, array: np.ndarray) -> dict[str, Any]:
@@ -77,40 +89,85 @@ def write(name: str, datatype: str, array: np.ndarray) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": values}
 
 
-def _array(tensor: dict[str, Any], expected: Tensor) -> np.ndarray:
+def _array(tensor: dict[str, Any], expected: Tensor, take: Take | None) -> np.ndarray:
     name, datatype = expected.name, expected.datatype
     if tensor.get("datatype") != datatype:
         raise RequestError(400, f"input {name!r} has datatype {tensor.get('datatype')!r}, must be {datatype}")
-    shape = _shape(tensor.get("shape"), expected)
+    shape = shape_of(tensor.get("shape"), expected)
+    parameters = tensor.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise RequestError(400, f"'parameters' of input {name!r} must be an object")
+    if take and "binary_data_size" in parameters:
+        from nightshift.serving import binary  # it stands on this module
+
+        if "data" in tensor:
+            raise RequestError(400, f"input {name!r} has data and binary_data_size; send one of them")
+        return binary.read(take(parameters["binary_data_size"], name), expected, shape)
     if "data" not in tensor:
-        raise RequestError(400, f"input {name!r} has no data (only JSON data is understood here)")
-    data = _flat(tensor["data"], shape, name)
-    count = 1
-    for size in shape:
-        count *= size
+        raise RequestError(400, f"input {name!r} has no data")
+    data, count = tensor["data"], count_of(shape)
+    if not isinstance(data, np.ndarray):
+        data = _flat(data, shape, name)
     if len(data) != count:
         raise RequestError(400, f"input {name!r} has {len(data)} values, its shape {list(shape)} needs {count}")
-    _check_types(data, datatype, name)
-    try:
-        array = np.array(data, dtype=DTYPES[datatype])
-    except OverflowError:
-        raise RequestError(400, f"input {name!r} has a value that is out of the range of {datatype}") from None
-    if datatype in _FLOATS and not np.isfinite(array).all():
-        raise RequestError(400, f"input {name!r} has a value that is not finite as {datatype}")
+    array = _of_numbers(data, expected) if isinstance(data, np.ndarray) else _of_list(data, expected)
+    if datatype in FLOATS:
+        demand_finite(array, expected)
     return array.reshape(shape)
 
 
-def _shape(shape: Any, expected: Tensor) -> tuple[int, ...]:
+def _of_numbers(data: np.ndarray, expected: Tensor) -> np.ndarray:
+    """From an array of float64 or int64, as JSON's numbers are."""
+    name, datatype = expected.name, expected.datatype
+    allowed, words = _JSON_TYPES[datatype]
+    if int not in allowed:
+        raise RequestError(400, f"the data of input {name!r} holds a number; {datatype} needs {words}")
+    if float not in allowed:
+        if data.dtype.kind == "f":
+            raise RequestError(400, f"the data of input {name!r} holds a fraction; {datatype} needs {words}")
+        limits = np.iinfo(DTYPES[datatype])
+        if data.min() < limits.min or data.max() > limits.max:
+            raise _out_of_range(name, datatype)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+        return data.astype(DTYPES[datatype])
+
+
+def _of_list(data: list[Any], expected: Tensor) -> np.ndarray:
+    _check_types(data, expected.datatype, expected.name)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(data, dtype=DTYPES[expected.datatype])
+    except OverflowError:
+        raise _out_of_range(expected.name, expected.datatype) from None
+
+
+def _out_of_range(name: str, datatype: str) -> RequestError:
+    return RequestError(400, f"input {name!r} has a value that is out of the range of {datatype}")
+
+
+def demand_finite(array: np.ndarray, expected: Tensor) -> None:
+    """Raises RequestError 400 for NaN and infinity, which pass every sum and spoil every answer."""
+    if not np.isfinite(array).all():
+        raise RequestError(400, f"input {expected.name!r} has a value that is not finite as {expected.datatype}")
+
+
+def count_of(shape: Sequence[int]) -> int:
+    """Values of a tensor; Python's integers do not wrap."""
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def shape_of(shape: Any, expected: Tensor) -> tuple[int, ...]:
+    """A request's shape, if it fits the signature's. Raises RequestError 400."""
     name, wanted = expected.name, list(expected.shape)
     if not isinstance(shape, list) or not all(type(size) is int for size in shape):
         raise RequestError(400, f"input {name!r} needs a shape: a list of integers like {wanted}")
     fits = len(shape) == len(wanted) and all(
         (size > 0 if want < 0 else size == want) for size, want in zip(shape, wanted, strict=True)
     )
-    count = 1
-    for size in shape:
-        count *= size  # Python's integers do not wrap
-    if not fits or count > _MAX_ELEMENTS:
+    if not fits or count_of(shape) > _MAX_ELEMENTS:
         raise RequestError(400, f"input {name!r} has shape {shape}, must be {wanted} (-1: any size from 1)")
     return tuple(shape)
 

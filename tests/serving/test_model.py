@@ -87,7 +87,7 @@ def test_a_swap_lets_requests_end_on_the_old_model_and_then_frees_it(tmp_path: P
         loaded = load(tmp_path / str(seed), "toy", digest)
         if seed == 0:
             assert engine.swap(loaded) is None
-            under_way = engine.find("toy", None)
+            under_way, _ = engine.find("toy", None)
         else:
             old = engine.swap(loaded)
         del loaded
@@ -95,7 +95,8 @@ def test_a_swap_lets_requests_end_on_the_old_model_and_then_frees_it(tmp_path: P
     assert old is not None
     assert not drop(old, 0.05), "a request still holds it"
     image = {"name": "image", "datatype": "UINT8", "shape": [1, 4, 4, 3], "data": np.zeros(48, int).tolist()}
-    assert under_way.infer({"inputs": [image]})["model_version"] != digest[:12]
+    assert under_way.answer([image])
+    assert under_way.version != digest[:12]
     del under_way
     assert drop(old, 1)
     with pytest.raises(RequestError, match="no version"):

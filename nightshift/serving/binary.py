@@ -1,0 +1,66 @@
+"""Tensors as raw bytes, as the binary-tensor extension and gRPC send them: little-endian, row-major, without padding.
+
+An element of BYTES has its length before it, in four bytes. A BOOL is one byte, 0 or 1.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from nightshift.releases.manifest import Tensor
+from nightshift.serving.tensors import DTYPES, FLOATS, RequestError, count_of, demand_finite
+
+
+def read(data: bytes | memoryview, expected: Tensor, shape: Sequence[int]) -> np.ndarray:
+    """The array of one tensor: a view of ``data``, but for BYTES. Raises RequestError 400 naming the tensor."""
+    name, datatype, count = expected.name, expected.datatype, count_of(shape)
+    if datatype == "BYTES":
+        return texts(_elements(data, count, name), name).reshape(shape)
+    dtype = np.dtype(DTYPES[datatype])
+    if len(data) != count * dtype.itemsize:
+        raise RequestError(
+            400, f"input {name!r} has {len(data)} bytes, its shape {list(shape)} needs {count * dtype.itemsize}"
+        )
+    array = np.frombuffer(data, dtype)
+    if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
+        raise RequestError(400, f"input {name!r} has a byte that is neither 0 nor 1")
+    if datatype in FLOATS:
+        demand_finite(array, expected)
+    return array.reshape(shape)
+
+
+def write(array: np.ndarray) -> bytes:
+    """The bytes of an output; texts become BYTES."""
+    if array.dtype.kind not in "OSU":
+        return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    parts = []
+    for value in array.ravel():
+        element = value if isinstance(value, bytes) else str(value).encode()
+        parts += [struct.pack("<I", len(element)), element]
+    return b"".join(parts)
+
+
+def texts(elements: "Iterator[bytes] | Sequence[bytes]", name: str) -> np.ndarray:
+    """Elements of BYTES as the model takes them, which are texts. Raises RequestError 400."""
+    try:
+        found = [bytes(element).decode() for element in elements]
+    except UnicodeDecodeError:
+        raise RequestError(400, f"input {name!r} has an element that is not UTF-8 text") from None
+    array = np.empty(len(found), object)
+    array[:] = found
+    return array
+
+
+def _elements(data: bytes | memoryview, count: int, name: str) -> Iterator[bytes]:
+    at = 0
+    for _ in range(count):
+        if at + 4 > len(data):
+            raise RequestError(400, f"input {name!r} ends before its {count} elements do")
+        (size,) = struct.unpack_from("<I", data, at)
+        at += 4 + size
+        if at > len(data):
+            raise RequestError(400, f"input {name!r} has an element of {size} bytes that is longer than the rest")
+        yield bytes(data[at - size : at])
+    if at != len(data):
+        raise RequestError(400, f"input {name!r} has {len(data) - at} bytes beyond its {count} elements")

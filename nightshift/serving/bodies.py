@@ -1,0 +1,80 @@
+"""Bodies of requests and answers: within a size, within a time, inflated within a size, deflated if asked for."""
+
+import asyncio
+import contextlib
+import gzip
+import zlib
+from collections.abc import AsyncIterable
+
+from nightshift.serving.tensors import RequestError
+
+MAX_BODY = 32 << 20  # bytes, as sent and as inflated
+BODY_TIMEOUT_S = 10.0
+_DRAINED = 1 << 20  # bytes of a refused request that are still taken, so that its sender sees the answer
+_DRAIN_S = 0.5
+_WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # the protocol's deflate is zlib's form (RFC 9110, 8.4.1.2)
+_WORTH_BYTES = 1024  # a shorter answer is not deflated
+
+
+async def whole(length: str | None, body: AsyncIterable[bytes]) -> bytes:
+    """The body. Raises RequestError 413 beyond MAX_BODY, 408 beyond BODY_TIMEOUT_S, 400 when it breaks off."""
+    too_big = RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
+    if length is not None and length.isdecimal() and int(length) > MAX_BODY:
+        raise too_big
+    chunks, size = [], 0
+    try:
+        # Nobody's server has a timeout for bodies: who sends a byte now and then would hold a connection for ever.
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in body:
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise too_big
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    except RuntimeError as error:  # granian's own, for a body that breaks off or a chunk that is none
+        raise RequestError(400, f"the body cannot be read: {error}") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def drain(body: AsyncIterable[bytes]) -> None:
+    """Take a little of a body that nobody wants: an answer before its end would be lost with the connection."""
+    taken = 0
+    with contextlib.suppress(TimeoutError, RuntimeError):
+        async with asyncio.timeout(_DRAIN_S):
+            async for chunk in body:
+                taken += len(chunk)
+                if taken > _DRAINED:
+                    return
+
+
+def inflate(data: bytes, encoding: str | None) -> bytes:
+    """The body as it was before ``Content-Encoding``. Raises RequestError 415, 400, and 413 for a bomb."""
+    if encoding is None or encoding.strip().lower() in ("", "identity"):
+        return data
+    wbits = _WBITS.get(encoding.strip().lower())
+    if wbits is None:
+        raise RequestError(415, f"content-encoding {encoding[:40]!r} is not understood; send gzip, deflate or none")
+    reader = zlib.decompressobj(wbits)
+    try:
+        found = reader.decompress(data, MAX_BODY + 1)
+    except zlib.error as error:
+        raise RequestError(400, f"the body is not {encoding}: {error}") from None
+    if len(found) > MAX_BODY:
+        raise RequestError(413, f"the body inflates to more than {MAX_BODY >> 20} MiB; send the batch in parts")
+    if not reader.eof or reader.unused_data:
+        raise RequestError(400, f"the body is not one whole {encoding} stream")
+    return found
+
+
+def deflate(data: bytes, accepted: str | None) -> tuple[bytes, str | None]:
+    """The answer as its reader accepts it, and its ``Content-Encoding``; gzip at a level that costs little."""
+    if accepted is None or len(data) < _WORTH_BYTES:
+        return data, None
+    parts = (part.replace(" ", "").lower().partition(";") for part in accepted.split(","))
+    offers = {name for name, _, weight in parts if weight not in ("q=0", "q=0.0", "q=0.00", "q=0.000")}
+    if "gzip" in offers:
+        return gzip.compress(data, 1, mtime=0), "gzip"
+    if "deflate" in offers:
+        return zlib.compress(data, 1), "deflate"
+    return data, None

@@ -1,0 +1,161 @@
+"""An inference request of the protocol over REST: body to arrays, arrays to body. Nothing of HTTP but bytes in here.
+
+The body is JSON, or JSON of a known length followed by the raw bytes of tensors (the binary-tensor extension):
+https://github.com/kserve/open-inference-protocol and the extensions that Triton documents.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from nightshift.serving import binary, json_reader, tensors
+from nightshift.serving.model import LoadedModel
+from nightshift.serving.tensors import RequestError
+
+_MAX_TIMEOUT_US = 1 << 53
+
+
+class Wanted(NamedTuple):
+    """An output that is asked for: as raw bytes or JSON, and as its ``classes`` best classes if not 0."""
+
+    name: str
+    binary: bool
+    classes: int
+
+
+class Asked(NamedTuple):
+    """``timeout`` in seconds, 0: none."""
+
+    id: str | None
+    arrays: dict[str, np.ndarray]
+    outputs: list[Wanted]
+    timeout: float
+
+
+def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
+    """What a request asks of this model.
+
+    ``json_length`` is that of Inference-Header-Content-Length. Raises RequestError 400 for anything that is not exactly
+    what the signature and the protocol say.
+    """
+    if json_length is not None and not 0 < json_length <= len(body):
+        raise RequestError(400, f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
+    request = json_reader.read(body if json_length is None else body[:json_length])
+    if not isinstance(request, dict):
+        raise RequestError(400, "the body must be a JSON object with 'inputs'")
+    identity = request.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise RequestError(400, "'id' must be a string")
+    parameters = _parameters(request, "the request")
+    if "inputs" not in request:
+        raise RequestError(400, "'inputs' is missing")
+    raw = _Raw(body, len(body) if json_length is None else json_length)
+    arrays = tensors.read(request["inputs"], model.manifest.signature.inputs, raw.take)
+    raw.demand_end()
+    outputs = _outputs(request.get("outputs"), parameters, model)
+    timeout = parameters.get("timeout", 0)
+    if type(timeout) is not int or not 0 <= timeout <= _MAX_TIMEOUT_US:
+        raise RequestError(400, "'timeout' in parameters must be a whole number of microseconds")
+    return Asked(identity, arrays, outputs, timeout / 1e6)
+
+
+def write(asked: Asked, model: LoadedModel, results: Sequence[np.ndarray]) -> tuple[bytes, int | None]:
+    """The answer's body, and the length of its JSON when raw tensors follow it."""
+    outputs: list[dict[str, Any]] = []
+    tail: list[bytes] = []
+    for wanted, array in zip(asked.outputs, results, strict=True):
+        datatype = model.outputs[wanted.name].datatype
+        if wanted.classes:
+            array, datatype = best(wanted.name, array, wanted.classes, model.manifest.input.labels), "BYTES"
+        tensor: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": list(array.shape)}
+        if wanted.binary:
+            data = binary.write(array)
+            tail.append(data)
+            tensor["parameters"] = {"binary_data_size": len(data)}
+        else:
+            tensor["data"] = _values(wanted.name, array)
+        outputs.append(tensor)
+    answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
+    if asked.id is not None:
+        answer["id"] = asked.id
+    text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (text + b"".join(tail), len(text)) if tail else (text, None)
+
+
+def best(name: str, array: np.ndarray, classes: int, labels: Sequence[str]) -> np.ndarray:
+    """The classification extension: per item its best classes as texts ``<score>:<index>[:<label>]``.
+
+    The last axis of ``array`` holds the scores. Raises RequestError 400 when there are none.
+    """
+    if array.ndim == 0 or array.dtype.kind not in "fiu":
+        raise RequestError(400, f"output {name!r} has no scores to classify by")
+    rows = array.reshape(-1, array.shape[-1])
+    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, : min(classes, rows.shape[1])]
+    found = np.empty(order.shape, object)
+    for row, places in enumerate(order):
+        for column, place in enumerate(places):
+            label = f":{labels[place]}" if len(labels) == rows.shape[1] else ""
+            found[row, column] = f"{rows[row, place]:f}:{place}{label}"
+    return found.reshape(*array.shape[:-1], order.shape[1])
+
+
+class _Raw:
+    """The bytes behind the JSON, taken in the order of the inputs."""
+
+    def __init__(self, body: bytes, start: int):
+        self._body = memoryview(body)
+        self._at = start
+
+    def take(self, size: Any, name: str) -> memoryview:
+        if type(size) is not int or size < 0:
+            raise RequestError(400, f"input {name!r}: binary_data_size must be a number of bytes")
+        if self._at + size > len(self._body):
+            rest = len(self._body) - self._at
+            raise RequestError(400, f"input {name!r} needs {size} bytes after the JSON, and {rest} are left")
+        self._at += size
+        return self._body[self._at - size : self._at]
+
+    def demand_end(self) -> None:
+        if rest := len(self._body) - self._at:
+            raise RequestError(400, f"the body has {rest} bytes beyond its tensors")
+
+
+def _outputs(asked: Any, parameters: dict[str, Any], model: LoadedModel) -> list[Wanted]:
+    """The outputs in the order asked for; all, as JSON unless the request's parameters say otherwise, if none is."""
+    as_bytes = parameters.get("binary_data_output", False) is True
+    if asked is None or asked == []:
+        return [Wanted(name, as_bytes, 0) for name in model.outputs]
+    if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
+        raise RequestError(400, "'outputs' must be a list of objects with a name")
+    found: dict[str, Wanted] = {}
+    for output in asked:
+        name = output.get("name")
+        if not isinstance(name, str) or name not in model.outputs:
+            raise RequestError(400, f"there is no output {name!r}: this model has {', '.join(model.outputs)}")
+        if name in found:
+            raise RequestError(400, "'outputs' names one output twice")
+        own = _parameters(output, f"output {name!r}")
+        classes = own.get("classification", 0)
+        if type(classes) is not int or classes < 0:
+            raise RequestError(400, f"output {name!r}: classification must be a number of classes")
+        found[name] = Wanted(name, own.get("binary_data", as_bytes) is True, classes)
+    return list(found.values())
+
+
+def _parameters(of: dict[str, Any], what: str) -> dict[str, Any]:
+    found = of.get("parameters", {})
+    if not isinstance(found, dict):
+        raise RequestError(400, f"'parameters' of {what} must be an object")
+    return found
+
+
+def _values(name: str, array: np.ndarray) -> Any:
+    """Flat and row-major. JSON has no NaN and no infinity."""
+    flat = np.ascontiguousarray(array).ravel()
+    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+        raise RequestError(400, f"the model answers this input with numbers in {name!r} that are not finite")
+    if flat.dtype.kind in "OSU":
+        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in flat]
+    return flat
