@@ -15,13 +15,14 @@ from google.protobuf.message import DecodeError
 from nightshift.serving import grpc_tensors
 from nightshift.serving import health_pb2 as health
 from nightshift.serving import inference_pb2 as messages
+from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
 from nightshift.serving.call import Call
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
 from nightshift.serving.inference import Inference
 from nightshift.serving.model import LoadedModel
-from nightshift.serving.rest import BODY_TIMEOUT_S, MAX_BODY, request_id
+from nightshift.serving.rest import request_id
 from nightshift.serving.tensors import RequestError
 
 SERVICE = "inference.GRPCInferenceService"

@@ -1,9 +1,11 @@
 """The Open Inference Protocol over HTTP, good requests and bad ones, against a real endpoint process."""
 
+import gzip
 import json
 import re
 import socket
 import time
+import zlib
 
 import httpx
 import numpy as np
@@ -59,7 +61,8 @@ def test_metadata_says_what_a_client_must_send_and_how_a_picture_becomes_it(serv
     assert about["parameters"]["labels"] == list(LABELS)
     assert endpoint.client.get(f"/v2/models/toy/versions/{digest[:12]}").json() == about
     server = endpoint.client.get("/v2").json()
-    assert (server["name"], server["extensions"]) == ("nightshift", [])
+    assert server["name"] == "nightshift"
+    assert server["extensions"] == ["binary_tensor_data", "classification", "model_repository", "parameters"]
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/toy/ready"])
@@ -126,7 +129,7 @@ BAD = {
     "outputs no list": ({**image(), "outputs": "probabilities"}, "'outputs' must be a list"),
     "an output twice": ({**image(), "outputs": [{"name": "probabilities"}] * 2}, "one output twice"),
     "id a number": ({**image(), "id": 7}, "'id' must be a string"),
-    "parameters no object": ({**image(), "parameters": []}, "'parameters' must be an object"),
+    "parameters no object": ({**image(), "parameters": []}, "'parameters' of the request must be an object"),
 }
 
 
@@ -166,7 +169,10 @@ def test_a_body_that_is_no_json_is_400(served, body: bytes, words: str) -> None:
         ("POST", "/v2/models/nobody/infer", 404, r"no model 'nobody' here \(models: toy\)"),
         ("POST", "/v2/models/toy/versions/abc/infer", 404, "no version 'abc'"),
         ("GET", "/v2/models/nobody/ready", 404, "nobody"),
-        ("GET", "/v2/models/toy/config", 404, "there is no"),
+        ("GET", "/v2/models/toy/stats", 404, "there is no"),
+        ("POST", "/v2/repository/models/toy/load", 403, "nightshift promote MODEL DIGEST"),
+        ("POST", "/v2/repository/models/toy/unload", 403, "only the ledger"),
+        ("GET", "/v2/repository/index", 405, "use POST"),
         ("GET", "/v2/models", 404, "there is no"),
         ("GET", "/v2/", 404, "there is no"),
         ("GET", "/v2/models/toy/infer", 405, "use POST"),
@@ -183,15 +189,134 @@ def test_what_is_not_there_says_so_in_the_protocols_form(served, method, path, s
     assert ("allow" in answer.headers) is (status == 405)
 
 
-@pytest.mark.parametrize(
-    ("header", "value", "status"),
-    [("content-encoding", "gzip", 415), ("inference-header-content-length", "140", 400)],
-)
-def test_what_is_not_offered_is_refused_by_name(served, header: str, value: str, status: int) -> None:
+RAW = bytes(range(48))
+
+
+def binary(*, output: dict | None = None, size: int | None = 48, tail: bytes = RAW, **request) -> tuple[bytes, dict]:
+    """A request in the binary-tensor extension, and its headers."""
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 4, 4, 3], "parameters": {"binary_data_size": size}}
+    asked = {"inputs": [tensor], **request}
+    if output is not None:
+        asked["outputs"] = [{"name": "probabilities", "parameters": output}]
+    text = json.dumps(asked).encode()
+    return text + tail, {"inference-header-content-length": str(len(text))}
+
+
+def test_raw_tensors_in_and_out_are_the_same_as_in_json(served) -> None:
+    _, endpoint, digest = served
+    expected = endpoint.infer(inputs=[{**IMAGE, "data": list(RAW)}]).json()["outputs"][0]["data"]
+    body, headers = binary(id="8", parameters={"binary_data_output": True})
+    answer = endpoint.client.post(
+        "/v2/models/toy/infer", content=body, headers=headers
+    )  # no content type, as clients do
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+    length = int(answer.headers["inference-header-content-length"])
+    said = json.loads(answer.content[:length])
+    assert (said["id"], said["model_version"]) == ("8", digest[:12])
+    assert said["outputs"][0]["parameters"] == {"binary_data_size": 12}
+    assert np.frombuffer(answer.content[length:], "<f4").tolist() == pytest.approx(expected)
+
+
+def test_an_outputs_own_flag_wins(served) -> None:
     _, endpoint, _ = served
-    answer = endpoint.client.post("/v2/models/toy/infer", content=b"{}", headers={header: value})
-    assert answer.status_code == status
-    assert header in answer.json()["error"].lower()
+    body, headers = binary(output={"binary_data": False}, parameters={"binary_data_output": True})
+    answer = endpoint.client.post("/v2/models/toy/infer", content=body, headers=headers)
+    assert "inference-header-content-length" not in answer.headers
+    assert len(answer.json()["outputs"][0]["data"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (binary(size=47, tail=RAW[:47]), "has 47 bytes, its shape"),
+        (binary(size=48, tail=RAW[:40]), "needs 48 bytes after the JSON, and 40 are left"),
+        (binary(tail=RAW + b"x"), "1 bytes beyond its tensors"),
+        (binary(size=-1), "binary_data_size must be"),
+        (binary(size=None), "binary_data_size must be"),
+        ((b"{}", {"inference-header-content-length": "0"}), "Inference-Header-Content-Length"),
+        ((b"{}", {"inference-header-content-length": "3"}), "the body has 2 bytes"),
+        ((b"{}", {"inference-header-content-length": "abc"}), "must be a number of bytes"),
+        ((b"{}", {"inference-header-content-length": "-1"}), "must be a number of bytes"),
+    ],
+)
+def test_raw_tensors_that_do_not_fit_are_refused_by_name(served, body, words) -> None:
+    _, endpoint, _ = served
+    answer = endpoint.client.post("/v2/models/toy/infer", content=body[0], headers=body[1])
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
+def test_the_best_classes_come_with_score_place_and_label(served) -> None:
+    _, endpoint, _ = served
+    scores = endpoint.infer().json()["outputs"][0]["data"]
+    asked = [{"name": "probabilities", "parameters": {"classification": 2}}]
+    (output,) = endpoint.infer(inputs=[IMAGE], outputs=asked).json()["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [1, 2])
+    best = sorted(range(3), key=lambda i: -scores[i])[:2]
+    assert output["data"] == [f"{scores[i]:f}:{i}:{LABELS[i]}" for i in best]
+    wrong = [{"name": "probabilities", "parameters": {"classification": "2"}}]
+    asked[0]["parameters"]["binary_data"] = True
+    answer = endpoint.infer(inputs=[IMAGE], outputs=asked)
+    tail = answer.content[int(answer.headers["inference-header-content-length"]) :]
+    assert tail[4 : 4 + tail[0]].decode() == output["data"][0]
+    assert endpoint.infer(inputs=[IMAGE], outputs=wrong).status_code == 400
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_compressed_requests_are_understood(served, encoding: str) -> None:
+    _, endpoint, _ = served
+    text = json.dumps({"inputs": [{**IMAGE, "data": list(RAW)}]}).encode()
+    packed = gzip.compress(text) if encoding == "gzip" else zlib.compress(text)
+    answer = endpoint.client.post("/v2/models/toy/infer", content=packed, headers={"content-encoding": encoding})
+    assert answer.json()["outputs"] == endpoint.infer(inputs=[{**IMAGE, "data": list(RAW)}]).json()["outputs"]
+    body, headers = binary()  # the length is that of the JSON as it was
+    packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    answer = endpoint.client.post(
+        "/v2/models/toy/infer", content=packed, headers=headers | {"content-encoding": encoding}
+    )
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status", "words"),
+    [
+        (b"{}", "br", 415, "send gzip, deflate or none"),
+        (b"{}", "gzip", 400, "not gzip"),
+        (gzip.compress(b"{}")[:-3], "gzip", 400, "not one whole gzip stream"),
+        (gzip.compress(b"{}") + b"x", "gzip", 400, "not one whole gzip stream"),
+        (gzip.compress(bytes(40 << 20)), "gzip", 413, "inflates to more than 32 MiB"),
+    ],
+)
+def test_what_is_not_compressed_as_it_says_is_refused(served, body, encoding, status, words) -> None:
+    _, endpoint, _ = served
+    answer = endpoint.client.post("/v2/models/toy/infer", content=body, headers={"content-encoding": encoding})
+    assert (answer.status_code, words in answer.json()["error"]) == (status, True)
+
+
+def test_a_long_answer_is_compressed_for_who_asks(served) -> None:
+    _, endpoint, _ = served
+    many = [{"name": "image", "datatype": "UINT8", "shape": [200, 4, 4, 3], "data": [7] * 9600}]
+    plain = endpoint.client.post("/v2/models/toy/infer", json={"inputs": many}, headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    packed = endpoint.client.post("/v2/models/toy/infer", json={"inputs": many}, headers={"accept-encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.json()["outputs"][0]["shape"] == plain.json()["outputs"][0]["shape"]
+
+
+def test_the_repository_lists_what_serves(served) -> None:
+    _, endpoint, digest = served
+    assert endpoint.client.post("/v2/repository/index").json() == [
+        {"name": "toy", "version": digest[:12], "state": "READY", "reason": ""}
+    ]
+    config = endpoint.client.get("/v2/models/toy/config").json()
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_UINT8", "dims": [-1, 4, 4, 3]}]
+
+
+def test_who_asks_and_in_which_role_stands_in_the_answers_headers(served) -> None:
+    _, endpoint, digest = served
+    assert endpoint.infer().headers["nightshift-role"] == "champion"
+    assert endpoint.infer(version=digest[:12]).headers["nightshift-role"] == "pinned"
+    assert endpoint.infer().headers["x-request-id"]
 
 
 def test_a_body_that_is_too_big_is_413_before_it_is_read(served) -> None:
