@@ -172,6 +172,7 @@ def _ask(client: httpx.Client, method: str, path: str, **content: Any) -> httpx.
         except (ValueError, KeyError, TypeError):
             reason = answer.text[:200]
         raise NightshiftError(
-            f"{client.base_url} answers {answer.status_code}: {reason}", "GET /status says what serves"
+            f"{client.base_url} answers {answer.status_code}: {reason}",
+            "set NIGHTSHIFT_API_KEY" if answer.status_code in (401, 403) else "GET /status says what serves",
         )
     return answer

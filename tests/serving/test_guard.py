@@ -1,7 +1,10 @@
 """Keys, limits, usage, hosts and TLS at a real endpoint; its store a folder, and where it matters a real S3 server."""
 
+import os
 import signal
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -132,6 +135,22 @@ def test_a_night_still_deploys_when_keys_are_required_and_says_so_when_it_has_no
     assert refused.state == "refused"  # type: ignore[attr-defined]
     assert "NIGHTSHIFT_ENDPOINT_KEY" in refused.reason  # type: ignore[attr-defined]
     assert "nsk_" not in refused.reason  # type: ignore[attr-defined]
+
+
+def test_a_person_predicts_with_the_key_of_the_environment(world: World, start: Start, keys: Keys, digest: str):
+    key, _ = keys.create("alice", by="me")
+    endpoint = start()
+    wait_status(endpoint, 200, key)
+
+    def predict(**more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "nightshift.cli.main", "predict", "toy", "--golden", "--url", endpoint.url]
+        environment = {**os.environ, "NIGHTSHIFT_REGISTRY": world.store.url, "NIGHTSHIFT_ENDPOINT_KEY": KEY, **more}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    refused = predict()
+    assert refused.returncode == 1, "the key of whoever deploys goes to no address that somebody typed"
+    assert "set NIGHTSHIFT_API_KEY" in refused.stderr
+    assert predict(NIGHTSHIFT_API_KEY=key).returncode == 0
 
 
 def test_beyond_loopback_it_starts_only_with_a_key(world: World, start: Start, keys: Keys, digest: str):

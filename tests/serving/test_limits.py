@@ -68,11 +68,17 @@ import sys
 from pathlib import Path
 from nightshift.serving.limits import Rates
 rates = Rates(Path(sys.argv[1]))
-print(sum(rates.take("a", 0.001, 500) == 0 for _ in range(400)))
+input()  # all begin at once
+print(sum(rates.take("a", 0.001, 50_000) == 0 for _ in range(30_000)))
 """
     command = [sys.executable, "-c", code, str(tmp_path / "rates")]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert sum(int(process.communicate()[0]) for process in started) == 500
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    for process in started:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert sum(int(process.communicate()[0]) for process in started) == 50_000
 
 
 def test_a_quota_is_spent_and_begins_anew_with_the_period():

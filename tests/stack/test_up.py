@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +78,22 @@ def test_what_was_killed_comes_back_and_the_rest_is_left_alone(checkout: Path, p
     }
     assert all(service["healthy"] for service in lifecycle.status(checkout)["services"].values())
     assert Stack.load(checkout).processes.strays() == []
+
+
+def test_a_key_made_in_the_checkout_closes_the_endpoint_to_others_and_not_to_the_stack(
+    checkout: Path, ports: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = lifecycle.up(checkout, print)
+    asked = f"{stack.endpoint_url}/v2"
+    assert httpx.get(asked).status_code == 200
+    assert httpx.get(f"{stack.endpoint_url}/status").status_code == 401
+    with monkeypatch.context() as here:
+        here.chdir(checkout)
+        command = [sys.executable, "-m", "nightshift.cli.main", "keys", "create", "ada", "--json"]
+        key = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["key"]
+    assert airflow.wait(lambda: httpx.get(asked).status_code == 401, 60)
+    assert httpx.get(asked, headers={"X-API-Key": key}).status_code == 200
+    assert lifecycle.status(checkout)["services"]["endpoint"]["healthy"]
 
 
 def test_down_leaves_no_process_behind(checkout: Path, ports: None) -> None:
