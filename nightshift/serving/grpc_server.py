@@ -144,7 +144,7 @@ class Grpc:
 
     async def _model_ready(self, call: Call, request: Any, header: Header) -> Any:
         with contextlib.suppress(RequestError):
-            call.model = self.engine.find(request.name, request.version or None)
+            call.model, call.role = self.engine.find(request.name, request.version or None)
         self.guard.enter(call, "infer", header)
         return messages.ModelReadyResponse(ready=call.model is not None)
 
