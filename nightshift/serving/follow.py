@@ -8,17 +8,25 @@ import json
 import logging
 import os
 import threading
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nightshift.releases.errors import ReleaseError, StoreUnavailable
+from nightshift.releases.errors import (
+    FormatTooNew,
+    ReleaseCorrupt,
+    ReleaseError,
+    ReleaseUnknown,
+    StoreUnavailable,
+)
 from nightshift.releases.ledger import Ledger, Order
 from nightshift.releases.manifest import short
 from nightshift.releases.marks import Marks, retired, retirement
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import whole_file
 from nightshift.serving.engine import Engine, drop
-from nightshift.serving.model import LoadedModel, load
+from nightshift.serving.model import LoadedModel, ReleaseRefused, load
 from nightshift.serving.processes import Peers
 
 POLL_S = 2.0
@@ -39,6 +47,8 @@ class Follower:
         self.engine = engine
         self.copies = copies
         self.problem: str | None = None
+        self.read_at = time.time()  # when the ledger was last read whole; before that, since when it was not
+        self.counts: Counter[tuple[str, ...]] = Counter()  # ("swaps", model) and ("refused", model, kind of fault)
         self._read_once = False
         self._known: set[str] = set()  # models with an order
         self._sequence: dict[str, int] = {}
@@ -112,6 +122,8 @@ class Follower:
         if problem != self.problem:
             log.warning(problem) if problem else log.info("the registry answers again")
         self.problem = problem
+        if problem is None:
+            self.read_at = time.time()
         self._read_once = True
 
     def _run(self) -> None:
@@ -137,19 +149,19 @@ class Follower:
                 return
             if (name, order.sequence) in self._never_again:
                 continue
-            loaded, fault = None, ""
+            loaded, fault, kind = None, "", "another process"
             try:
                 loaded = self._load(name, order.digest)
             except (StoreUnavailable, OSError):
                 raise  # says nothing about the release
             except Exception as error:
-                fault = str(getattr(error, "message", None) or error)
+                fault, kind = str(getattr(error, "message", None) or error), _kind(error)
             agreed = self.peers.agree(name, order.sequence, fault)
             if agreed is None:
                 self.refresh()
                 return
             if agreed or loaded is None:
-                self._refuse(order, agreed or fault)
+                self._refuse(order, agreed or fault, kind)
                 continue
             self._serve(loaded, order.sequence)
             return
@@ -168,7 +180,8 @@ class Follower:
     def _load(self, name: str, digest: str) -> LoadedModel:
         return load(self.registry.fetch(name, digest, self.copies), name, digest)
 
-    def _refuse(self, order: Order, reason: str) -> None:
+    def _refuse(self, order: Order, reason: str, kind: str) -> None:
+        self.counts["refused", order.model, kind] += 1
         self._never_again.add((order.model, order.sequence))
         self._refused[order.model] = {"sequence": order.sequence, "digest": order.digest, "reason": reason}
         kept = self.engine.serving(order.model)
@@ -179,6 +192,7 @@ class Follower:
 
     def _serve(self, loaded: LoadedModel, sequence: int) -> None:
         old = self.engine.swap(loaded)
+        self.counts["swaps", loaded.name] += 1
         log.info("%s: serving %s by order %d", loaded.name, loaded.version, sequence)
         self._remember(loaded.name, loaded.digest, sequence)
         if old is not None and not drop(old, _DRAIN_S):
@@ -217,3 +231,9 @@ class Follower:
                 continue
             log.warning("%s: its order cannot be read; serving its last known release", name)
             self._serve(loaded, last["sequence"])
+
+
+def _kind(error: Exception) -> str:
+    """The kind of fault for which a release is refused, as the metrics count it."""
+    kinds = {ReleaseCorrupt: "corrupt", ReleaseUnknown: "missing", FormatTooNew: "too new", ReleaseRefused: "program"}
+    return next((kind for of, kind in kinds.items() if isinstance(error, of)), "other")

@@ -26,7 +26,7 @@ from nightshift.serving import usage as usages
 from nightshift.serving.audit import Audit
 from nightshift.serving.call import Call
 from nightshift.serving.keyring import Keyring
-from nightshift.serving.keys import SCOPES, STACK, Key
+from nightshift.serving.keys import SCOPES, STACK, WATCHER, Key
 from nightshift.serving.limits import Rates, Spent, bounds
 from nightshift.serving.places import place
 from nightshift.serving.tensors import RequestError
@@ -133,7 +133,7 @@ class Guard:
         """
         given = _key_of(header)
         found = self.keyring.find(api_keys.digest(given)) if given else None
-        if not self._ready and not (found and found[0].name == STACK):
+        if not self._ready and not (found and found[0].name in (STACK, WATCHER)):
             raise RequestError(503, "the API keys are not read yet; ask again", [("retry-after", "1")])
         if found is None:
             if need == "infer" and not self.required:
@@ -271,17 +271,24 @@ def make(
 def keyring(registry: str, copies: Path) -> Keyring:
     """The keys of an endpoint on this registry. Reads only what it remembers."""
     url = place("keys", registry)
-    return Keyring(open_store(url) if url else None, copies / "keys.json", _own_key())
+    return Keyring(open_store(url) if url else None, copies / "keys.json", _own_keys())
 
 
-def _own_key() -> Key | None:
-    """The administration's key of a stack or of a person's shell, from the environment; the endpoint needs its digest
-    only."""
+def _own_keys() -> list[Key]:
+    """The keys of a stack or of a person's shell, from the environment: for administration, and for metrics only.
+
+    The endpoint needs their digests and no more.
+    """
     given = os.environ.get("NIGHTSHIFT_ENDPOINT_KEY")
     hashed = api_keys.digest(given) if given else os.environ.get("NIGHTSHIFT_ENDPOINT_KEY_SHA256")
-    if not hashed:
-        return None
-    return Key(name=STACK, digest=hashed, scopes=SCOPES, made=datetime.fromtimestamp(0, UTC), made_by="environment")
+    watcher = os.environ.get("NIGHTSHIFT_METRICS_KEY_SHA256")
+    own: list[tuple[str, str | None, tuple[str, ...]]] = [(STACK, hashed, SCOPES), (WATCHER, watcher, ("metrics",))]
+    at = datetime.fromtimestamp(0, UTC)
+    return [
+        Key(name=name, digest=digest, scopes=scopes, made=at, made_by="environment")
+        for name, digest, scopes in own
+        if digest
+    ]
 
 
 def _key_of(header: Header) -> str | None:

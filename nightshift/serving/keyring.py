@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ class Keyring:
     ``remembered`` is the local file from which a restart without the store comes back.
     """
 
-    def __init__(self, store: Store | None, remembered: Path, own: Key | None = None):
+    def __init__(self, store: Store | None, remembered: Path, own: Sequence[Key] = ()):
         self.store = store
         self.problem: str | None = None
         self.read_once = store is None  # nowhere to read from: there are no keys
@@ -81,8 +82,8 @@ class Keyring:
     def _arrange(self) -> None:
         """One new dictionary, so that a request sees all of a change or nothing."""
         found: dict[str, tuple[Key, Revocation | None]] = {}
-        if self._own:
-            found[self._own.digest] = (self._own, None)
+        for key in self._own:
+            found[key.digest] = (key, None)
         for name, key in self._keys.items():
             found[key.digest] = (key, self._revoked.get(name))
         self._by_digest = found

@@ -22,7 +22,8 @@ from nightshift.releases.store import Store
 
 FORMAT = 1
 PREFIX = "nsk_"  # so that a key is known for one, by people and by scanners for leaked secrets
-STACK = "stack"  # the name of the key that a stack's own deployer uses; it is in nobody's store
+# The names of the keys that a stack's own deployer and its own Prometheus use; they are in nobody's store.
+STACK, WATCHER = "stack", "stack-metrics"
 SCOPES = ("predict", "metrics", "admin")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -132,8 +133,11 @@ class Keys:
         quota: str | None = None,
     ) -> tuple[str, Key]:
         """A new key, and what is known of it: only the second is kept. WrongUse, NameTaken."""
-        if not _NAME.fullmatch(name) or name == STACK:
-            raise WrongUse(f"{name!r} is no name for a key", "use letters, digits, '.', '_' and '-', but not 'stack'")
+        if not _NAME.fullmatch(name) or name in (STACK, WATCHER):
+            raise WrongUse(
+                f"{name!r} is no name for a key",
+                "use letters, digits, '.', '_' and '-'; stack and stack-metrics are taken",
+            )
         for scope in scopes:
             if not _SCOPE.fullmatch(scope):
                 raise WrongUse(f"{scope!r} is no scope", "use predict, predict:MODEL, metrics or admin")

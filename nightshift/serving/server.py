@@ -79,8 +79,9 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
         follower.refresh()
 
     peers.answers["refresh"] = refresh
-    watch = Watch(follower, access, guard.usage.store, guard.usage.instance, settings.plan)
-    rest = Rest(engine, follower, guard, watch, Inference(), {"registry": store.url, "checkout": settings.checkout})
+    inference = Inference()
+    watch = Watch(follower, inference, access, guard.usage.store, guard.usage.instance, settings.plan)
+    rest = Rest(engine, follower, guard, watch, inference, {"registry": store.url, "checkout": settings.checkout})
     uvloop.run(_serve(rest, follower, guard, settings))
 
 

@@ -10,6 +10,7 @@ from nightshift.releases.store import Store
 from nightshift.serving import metrics
 from nightshift.serving.call import Call
 from nightshift.serving.follow import Follower
+from nightshift.serving.inference import Inference
 from nightshift.serving.logs import AccessLog
 from nightshift.serving.metrics import Fact, Metrics
 from nightshift.serving.samples import Plan, Samples
@@ -18,8 +19,17 @@ from nightshift.serving.samples import Plan, Samples
 class Watch:
     """``served`` is where samples go; without it, or with a plan that keeps nothing, there are none."""
 
-    def __init__(self, follower: Follower, access: AccessLog, served: Store | None, instance: str, plan: Plan):
+    def __init__(
+        self,
+        follower: Follower,
+        inference: Inference,
+        access: AccessLog,
+        served: Store | None,
+        instance: str,
+        plan: Plan,
+    ):
         self.follower = follower
+        self.inference = inference
         self.access = access
         self.peers = follower.peers
         self.metrics = Metrics(self._file(self.peers.number))
@@ -59,7 +69,11 @@ class Watch:
             if digest := model["serving"]:
                 yield "nightshift_serving", (name, "champion", short(digest), digest), 1
                 yield "nightshift_order_sequence", (name, "champion"), model["sequence"] or 0
+        for (what, *labels), number in list(self.follower.counts.items()):
+            yield "nightshift_swaps" if what == "swaps" else "nightshift_releases_refused", labels, number
+        yield "nightshift_ledger_read_timestamp_seconds", (), self.follower.read_at
         yield "nightshift_store_problem", (), int(status["problem"] is not None)
+        yield "nightshift_in_flight", (), self.inference.in_flight
         yield "nightshift_dropped", ("log lines",), self.access.dropped
         if self.samples:
             yield "nightshift_dropped", ("samples",), self.samples.dropped

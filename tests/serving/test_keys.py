@@ -175,7 +175,7 @@ def test_a_bad_object_is_passed_over_but_a_bad_revocation_still_revokes(keys: Ke
 
 def test_a_key_of_the_environment_is_known_and_requires_nothing_of_others(tmp_path: Path):
     own = Key(name="stack", digest=digest("x"), scopes=("admin",), made=NOW, made_by="environment")
-    ring = Keyring(None, tmp_path / "remembered.json", own)
+    ring = Keyring(None, tmp_path / "remembered.json", [own])
     assert ring.read_once
     assert not ring.required
     assert ring.find(digest("x")) == (own, None)
