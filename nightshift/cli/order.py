@@ -47,6 +47,8 @@ def order(
         color = "green" if result.exit_code == 0 else "red"
         Console().print(f"[{color}]{result.state}[/] {model} {short(digest)}: ", end="")
         Console().print(result.reason, markup=False)
-        if result.exit_code:
+        if result.state == "barred":
+            Console().print(f"  next: choose another release, or `nightshift retire {model} … --undo --reason …`")
+        elif result.exit_code:
             Console().print(f"  next: see `nightshift history {model}` and the endpoint's log")
     raise typer.Exit(result.exit_code)

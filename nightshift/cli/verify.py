@@ -31,7 +31,14 @@ def verify(
         known_model(connection, model)
     full = connection.registry.resolve(model, digest) if model and digest else None
     objects = size = 0
-    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
+    terminal = Console(stderr=True)
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    )
     with bar:
         task = bar.add_task("reading")
 

@@ -52,7 +52,8 @@ def links(registry: Registry, model: str, digest: str, say: Callable[[str], None
             folder = registry.fetch(model, digest, Path(scratch))
             manifest = registry.manifest(model, digest)
         except ReleaseError as error:
-            yield Link("release", "broken", error.message)
+            wrong = next((each for each in verify.releases(registry.store, model, digest) if each.wrong), None)
+            yield Link("release", "broken", f"{wrong.key} {wrong.wrong}" if wrong else error.message)
             return
         said = f"{model} {short(digest)}: {len(manifest.files)} files and the manifest, {manifest.size:,} bytes"
         yield Link("release", "whole", said, {"digest": digest, "model_digest": manifest.model_digest})

@@ -24,7 +24,7 @@ class Moment:
 
 def at(history: History, marks: Sequence[Mark], when: datetime) -> Moment:
     """What served at ``when`` (with a time zone); ``history`` and ``marks`` are one model's, oldest first."""
-    proven = [(order, outcome) for order, outcome in history if outcome and outcome.state == "proven"]
+    proven = [(o, out) for o, out in history if o.kind == "champion" and out and out.state == "proven"]
     champion = next((entry for entry in reversed(proven) if entry[1].at <= when), None)
     under_way = [
         (order, outcome)

@@ -72,7 +72,7 @@ def test_a_release_is_traced_by_its_first_characters_and_a_broken_link_is_named(
     world.store.put(key, world.store.get(key)[:-1])
     result = RUNNER.invoke(app, ["trace", digest[:8]], env={"COLUMNS": "200"})
     assert result.exit_code == 1
-    assert "decision.json" in result.stdout
+    assert f"releases/toy/{digest}/decision.json has" in result.stdout
     assert "the first broken link is release" in result.stdout
 
 
