@@ -22,7 +22,7 @@ from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
 from nightshift.serving.inference import Inference
 from nightshift.serving.model import LoadedModel
-from nightshift.serving.rest import request_id
+from nightshift.serving.request_ids import request_id
 from nightshift.serving.tensors import RequestError
 
 SERVICE = "inference.GRPCInferenceService"

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import re
-import secrets
 import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +19,12 @@ from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
 from nightshift.serving.inference import Inference
 from nightshift.serving.model import LoadedModel
+from nightshift.serving.request_ids import request_id
 from nightshift.serving.tensors import RequestError
 from nightshift.serving.watch import Watch
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
 _BIG_BODY = 1 << 20  # bytes from which reading it would hold up everybody in the event loop
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 log = logging.getLogger("nightshift.serving")
@@ -238,11 +236,6 @@ def _refusal(error: RequestError, method: str, call: Call) -> Answer:
     if error.status == 405:
         result.headers.append(("allow", "POST" if method in ("GET", "HEAD") else "GET, HEAD"))
     return result
-
-
-def request_id(given: str | None) -> str:
-    """The client's own id of its request when it is short and plain, else a new one."""
-    return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def _version_and_verb(rest: list[str], path: str) -> tuple[str | None, str]:

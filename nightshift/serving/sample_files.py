@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nightshift.releases.store import Store
+from nightshift.serving.request_ids import began
 
 
 class Kept(NamedTuple):
@@ -108,10 +109,12 @@ def find(
 ) -> dict[str, Any] | None:
     """The newest sample of this request as ``read`` gives it; None when it was not sampled.
 
-    ``around`` is when it was answered, give or take a minute: then a file or two of each process are read. Without it
-    all files of these days (``2026-11-28``; none: of every day) are, newest first. Raises StoreUnavailable.
+    ``around`` is when it was answered, give or take a minute; an id that the endpoint made says it itself. Then a file
+    or two of each process are read. Else all files of these days (``2026-11-28``; none: of every day) are, newest
+    first. Raises StoreUnavailable.
     """
-    at = around.astimezone(UTC) if around else None
+    started = None if around or days else began(request_id)
+    at = datetime.fromtimestamp(started, UTC) if started else around.astimezone(UTC) if around else None
     near = [at + timedelta(minutes=minutes) for minutes in (-1, 1)] if at else []
     folders = sorted({moment.date().isoformat() for moment in near} | set(days))
     prefixes = [f"samples/date={folder}/" for folder in folders] or ["samples/"]

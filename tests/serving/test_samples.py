@@ -15,6 +15,7 @@ from nightshift.releases.errors import StoreUnavailable
 from nightshift.releases.store import FolderStore, open_store
 from nightshift.serving import sample_files, samples
 from nightshift.serving.model import LoadedModel
+from nightshift.serving.request_ids import began, request_id
 from nightshift.serving.samples import Samples, plan
 from tests.serving.calls import ended, loaded
 from tests.serving.world import wait_for
@@ -190,9 +191,13 @@ def test_a_request_is_found_by_its_id_with_little_reading(tmp_path: Path, model:
     clock: Callable[[], float] = time.time
     start = datetime(2026, 11, 28, 3, tzinfo=UTC)
     sampler = Samples(FolderStore(tmp_path), "host-1", plan(("1",), ()))
+    ours = ""
     for minute in range(60):
         monkeypatch.setattr(samples.time, "time", lambda m=minute: (start + timedelta(minutes=m)).timestamp())
-        sampler.watch(ended(model, minute))
+        monkeypatch.setattr(samples.time, "time_ns", lambda m=minute: 10**9 * int(samples.time.time()))
+        if minute == 40:
+            ours = request_id(None)
+        sampler.watch(ended(model, minute, **({"id": ours} if minute == 40 else {})))
         sampler._flush()
     monkeypatch.setattr(samples.time, "time", clock)
     store, got = FolderStore(tmp_path), list[str]()
@@ -203,7 +208,10 @@ def test_a_request_is_found_by_its_id_with_little_reading(tmp_path: Path, model:
     assert row is not None
     assert row["digest"] == model.digest
     assert sample_files.array(row["inputs"][0]).max() == 17
-    assert len(got) <= 2
+    assert len(got) <= 3
+    got.clear()
+    assert sample_files.array(sample_files.find(store, ours)["inputs"][0]).max() == 40  # its id says when
+    assert len(got) <= 3
     assert sample_files.find(store, "request-3", days=["2026-11-28"])["items"] == 1
     assert sample_files.find(store, "request-59")["items"] == 1
     assert sample_files.find(store, "request-60") is None
@@ -233,3 +241,13 @@ def test_a_rate_that_is_none_is_refused(rate: str):
 def test_a_field_that_cannot_be_left_out_is_refused(field: str):
     with pytest.raises(ValueError, match="cannot be left out"):
         plan((), (field,))
+
+
+def test_our_ids_say_when_they_began_and_a_clients_is_kept_when_it_is_plain():
+    before, ours = time.time(), request_id(None)
+    assert before - 1 < began(ours) < time.time() + 1
+    assert len({request_id(None) for _ in range(1000)}) == 1000
+    assert request_id("order-7_a.b") == "order-7_a.b"
+    assert began("order-7_a.b") is None
+    for odd in ("", "a b", "a\nb", "ä", "x" * 65, "a;b"):
+        assert request_id(odd) != odd
