@@ -6,4 +6,5 @@ engine    the models that serve now, and one inference; knows nothing of HTTP
 follow    reads the ledger, loads what it wants, swaps
 rest      method, path and body to an answer; knows nothing of a server
 server    the granian process around it
+call      one request from its headers to its answer; watch has who watches it: metrics, logs, samples
 """

@@ -69,6 +69,10 @@ class Watch:
             if digest := model["serving"]:
                 yield "nightshift_serving", (name, "champion", short(digest), digest), 1
                 yield "nightshift_order_sequence", (name, "champion"), model["sequence"] or 0
+            if canary := model.get("canary"):
+                digest = canary["digest"]
+                yield "nightshift_serving", (name, "canary", short(digest), digest), 1
+                yield "nightshift_order_sequence", (name, "canary"), canary["sequence"]
         for (what, *labels), number in list(self.follower.counts.items()):
             yield "nightshift_swaps" if what == "swaps" else "nightshift_releases_refused", labels, number
         yield "nightshift_ledger_read_timestamp_seconds", (), self.follower.read_at
