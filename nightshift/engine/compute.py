@@ -48,7 +48,7 @@ def compute(
         left = Checkpoints(journal.store, checkpoints, space.scratch / "checkpoints")
         left.bring()
         with left.kept(seconds("NIGHTSHIFT_CHECKPOINT_SECONDS", 120)):
-            steps = _bring(plan, inputs, before, objects, space)
+            steps = _bring(plan, inputs, executables(before, base.get("wdirs", {})), objects, space)
             # What was never recorded must run: DVC skips a stage without dependencies whose outputs may be missing.
             forced = ["-f"] if force or plan["entry"] is None else []
             steps.append(["dvc", "repro", "-s", "--no-run-cache", *forced, name])
@@ -90,18 +90,25 @@ def _check_inputs(name: str, plan: dict[str, Any], inputs: Mapping[str, str], ob
 
 
 def _bring(
-    plan: dict[str, Any], inputs: Mapping[str, str], entries: dict[str, Any], objects: Objects, space: Workspace
+    plan: dict[str, Any], inputs: Mapping[str, str], executable: set[str], objects: Objects, space: Workspace
 ) -> list[list[str]]:
     """Bring the inputs that stages and events made; the steps by which DVC has to do it."""
     if plan["unclear"]:
         # As `./path`: a bare one could be a stage's name, and DVC then leaves out the others, with exit status 0.
         paths = [f"./{path}" for path in plan["generated"]]
         return [["dvc", "pull", "-q", *paths]] if paths else []
-    outs = [out for entry in entries.values() for out in entry.get("outs", [])]
-    executable = [out["path"] for out in outs if out.get("isexec") and out["path"] in plan["generated"]]
     wanted = {path: inputs[path] for path in plan["generated"]}
-    transfer.fetch(objects, wanted, space.root, space.scratch, executable)
+    transfer.fetch(objects, wanted, space.root, space.scratch, executable & set(wanted))
     return []
+
+
+def executables(entries: Mapping[str, Any], wdirs: Mapping[str, str]) -> set[str]:
+    """The outputs of these lock entries that are executable files, as paths from the root."""
+    found: set[str] = set()
+    for name, entry in entries.items():
+        runs = [out for out in entry.get("outs", []) if out.get("isexec")]
+        found |= set(entry_hashes(runs, wdirs.get(name, ".")))
+    return found
 
 
 def _failed(name: str, doing: str, ended: Ended, root: Path) -> NightshiftError:

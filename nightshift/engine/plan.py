@@ -29,7 +29,8 @@ def lay(
 
     Returns:
         ``stages``: name to cmd, wdir, outs, params, code (path to md5), generated (paths), upstream, entry, unclear
-        (why it goes to DVC, or None); ``hashes``: generated path to md5; ``ingest`` and ``pin``: the data sets and
+        (why it goes to DVC, or None); ``hashes``: generated path to md5; ``wdirs``: each stage that has one; ``ingest``
+        and ``pin``: the data sets and
         models that this run's events bring.
 
     Raises:
@@ -50,6 +51,7 @@ def lay(
     return {
         "stages": stages,
         "hashes": hashes,
+        "wdirs": {name: stage["wdir"] for name, stage in graph["stages"].items() if stage["wdir"] != "."},
         "ingest": sorted({path.removeprefix(PROFILES) for path in read if path.startswith(PROFILES) and path in data}),
         "pin": sorted({Path(path).stem for path in read if path.startswith(CHAMPIONS) and path.endswith(".json")}),
     }

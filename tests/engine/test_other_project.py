@@ -20,6 +20,15 @@ stages:
     params: [settings.toml: [add]]
     outs: [total]
     metrics: [total.json]
+  tool:
+    wdir: part
+    cmd: cp total.py ../tool && chmod +x ../tool
+    deps: [total.py]
+    outs: [../tool]
+  use:
+    cmd: test -x tool && echo used > used
+    deps: [tool]
+    outs: [used]
 """
 FILES = {
     "part/total.py": "print('{}', file=open('total.json', 'w'))\n"
@@ -28,7 +37,7 @@ FILES = {
     "real.py": "\n",
     "dvc.yaml": DVC_YAML,
     "data/rows.csv": "1,2\n",
-    ".gitignore": "/greeting\n/part/total\n/part/total.json\n",
+    ".gitignore": "/tool\n/used\n/greeting\n/part/total\n/part/total.json\n",
 }
 
 
@@ -58,6 +67,8 @@ def test_its_stages_run_and_leave_dvc_nothing_to_do(world: World) -> None:
     world.engine("begin", *at)
     assert world.engine("stage", "greeting", *at).outcome == "done"
     assert world.engine("stage", "total", *at).outcome == "done"
+    assert world.engine("stage", "tool", *at).outcome == "done"
+    assert world.engine("stage", "use", *at).outcome == "done"  # it demands the executable bit of its input
     world.engine("record", *at)
     clone = world.clone("clone")
     world.dvc("pull", "-q", at=clone)
