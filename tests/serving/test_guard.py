@@ -137,6 +137,25 @@ def test_a_night_still_deploys_when_keys_are_required_and_says_so_when_it_has_no
     assert "nsk_" not in refused.reason  # type: ignore[attr-defined]
 
 
+def test_with_keys_required_every_documented_path_but_health_asks_for_one(
+    world: World, start: Start, keys: Keys, digest: str
+):
+    key, _ = keys.create("alice", by="me", scopes=("predict", "metrics"))
+    endpoint = start()
+    wait_status(endpoint, 200, key)
+    document = endpoint.client.get("/openapi.json", headers={"X-API-Key": key}).json()
+    asked = [(path, verb) for path, verbs in document["paths"].items() for verb in verbs]
+    asked += [("/openapi.json", "get"), ("/v1/models", "get"), ("/metrics", "get"), ("/status", "get")]
+    assert len(asked) > 8
+    for path, verb in asked:
+        known = path.replace("{model}", "toy").replace("{version}", digest[:12])
+        assert "{" not in known, f"{path}: say here what stands for it"
+        status = endpoint.client.request(verb, known).status_code
+        assert status == (200 if known.startswith("/v2/health/") else 401), (verb, path)
+    for page in ("/", "/docs", "/playground"):
+        assert endpoint.client.get(page).status_code == 200
+
+
 def test_a_person_predicts_with_the_key_of_the_environment(world: World, start: Start, keys: Keys, digest: str):
     key, _ = keys.create("alice", by="me")
     endpoint = start()
