@@ -7,14 +7,12 @@ On loopback, while no key was ever made, models are open and only metrics and ad
 own. With the first key made, or at any other address, everything needs one but health, the documents and their pages.
 """
 
-import ipaddress
 import logging
 import math
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from nightshift.serving import keys as api_keys
 from nightshift.serving import usage as usages
 from nightshift.serving.audit import Audit
 from nightshift.serving.call import Call
+from nightshift.serving.hosts import Header, Hosts
 from nightshift.serving.keyring import Keyring
 from nightshift.serving.keys import SCOPES, STACK, WATCHER, Key
 from nightshift.serving.limits import Rates, Spent, bounds
@@ -32,36 +31,18 @@ from nightshift.serving.places import place
 from nightshift.serving.tensors import RequestError
 from nightshift.serving.usage import Usage
 
-Header = Callable[[str], str | None]
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:@/\[\]]+))(?::[0-9]{1,5})?")
-
 log = logging.getLogger("nightshift.serving")
 
 
 class Guard:
-    """``hosts`` are names of this endpoint beside loopback's; ``origins`` the pages that may ask from elsewhere."""
+    """What one process checks of every request, and counts of every answer."""
 
-    def __init__(
-        self,
-        keyring: Keyring,
-        usage: Usage,
-        audit: Audit,
-        rates: Rates,
-        host: str,
-        hosts: Sequence[str] = (),
-        origins: Sequence[str] = (),
-    ):
+    def __init__(self, hosts: Hosts, keyring: Keyring, usage: Usage, audit: Audit, rates: Rates):
+        self.hosts = hosts
         self.keyring = keyring
         self.usage = usage
         self.audit = audit
         self._rates = rates
-        self._exposed = host not in LOOPBACK
-        self._every_address = host in _EVERY_ADDRESS
-        self._hosts = {*LOOPBACK, host.lower(), *(name.lower() for name in hosts)}
-        self._seen_hosts: set[str] = set()
-        self._origins = frozenset(origin.rstrip("/") for origin in origins)
         self._spent: dict[str, Spent] = {}
         self._ready = False
         self._wake = threading.Event()
@@ -76,7 +57,7 @@ class Guard:
     @property
     def required(self) -> bool:
         """Whether models need a key."""
-        return self._exposed or self.keyring.required
+        return self.hosts.exposed or self.keyring.required
 
     # The hot path
 
@@ -88,11 +69,11 @@ class Guard:
         if need == "open":
             return
         if call.protocol == "rest":  # a browser, which this is about, speaks no gRPC
-            self._check_host(header("host"))
+            self.hosts.check(header("host"))
         try:
             self._check_key(call, need, header)
             if need == "admin":
-                self._check_origin(header)
+                self.hosts.check_origin(header)
         except RequestError as error:
             if need == "admin":
                 self.audit.note(call.verb or need, call.key or "nobody", f"refused: {error.status}", call.id)
@@ -106,25 +87,6 @@ class Guard:
             self.usage.count(call.key or "", call.model.name, call.model.version, call.items, call.computed)
         elif call.counted and call.key in self._spent:
             self._spent[call.key].give_back()
-
-    def cors(self, header: Header) -> list[tuple[str, str]]:
-        """The answer's headers for a page of another origin: none unless that origin was named."""
-        if not self._origins:
-            return []
-        origin = header("origin")
-        if origin not in self._origins:
-            return [("vary", "origin")]
-        return [
-            ("vary", "origin"),
-            ("access-control-allow-origin", str(origin)),
-            ("access-control-allow-methods", "GET, POST"),
-            ("access-control-allow-headers", "authorization, x-api-key, content-type, inference-header-content-length"),
-            (
-                "access-control-expose-headers",
-                "nightshift-model, nightshift-digest, nightshift-role, x-request-id, inference-header-content-length",
-            ),
-            ("access-control-max-age", "600"),
-        ]
 
     def knock(self, call: Call, need: str, header: Header) -> Key | None:
         """Whether it is somebody, in ``call.key``: for who learns only from the body which model is asked.
@@ -173,22 +135,6 @@ class Guard:
             if wait:
                 raise _later(f"the API key {key.name} has used its {most} requests of this {period} (UTC)", wait)
             call.counted = True
-
-    def _check_host(self, host: str | None) -> None:
-        if host in self._seen_hosts:
-            return
-        found = _HOST.fullmatch(host or "")
-        name = (found[1] or found[2]).lower().rstrip(".") if found else ""
-        if name not in self._hosts and not (self._every_address and _is_address(name)):
-            said = repr(host[:100]) if host else "nothing"
-            raise RequestError(421, f"Host says {said}, no name of this endpoint (nightshift serve --allow-host)")
-        if host and len(self._seen_hosts) < 1000:
-            self._seen_hosts.add(host)
-
-    def _check_origin(self, header: Header) -> None:
-        origin = header("origin")
-        if origin and origin not in self._origins and origin.partition("://")[2] != header("host"):
-            raise RequestError(403, "a page of another origin may not administer this endpoint (--allow-origin)")
 
     # The thread
 
@@ -258,13 +204,11 @@ def make(
     url, instance = place("served", registry), usages.instance()
     served = open_store(url) if url else None
     return Guard(
+        Hosts(host, hosts, origins),
         keyring(registry, copies),
         Usage(served, instance),
         Audit(served, instance),
         Rates(copies / f"rates-{port}"),
-        host,
-        hosts,
-        origins,
     )
 
 
@@ -313,11 +257,3 @@ def _unauthorized(message: str) -> RequestError:
 
 def _later(message: str, seconds: float) -> RequestError:
     return RequestError(429, message, [("retry-after", str(max(1, math.ceil(seconds))))])
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

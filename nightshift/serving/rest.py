@@ -62,7 +62,7 @@ class Rest:
     async def answer(self, method: str, path: str, header: Header, body: AsyncIterable[bytes]) -> Answer:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
         call = Call(request_id(header("x-request-id")), "rest", "", time.perf_counter())
-        if method == "OPTIONS" and (allowed := self.guard.cors(header)):
+        if method == "OPTIONS" and (allowed := self.guard.hosts.cors(header)):
             return Answer(204, b"", allowed)
         try:
             result = await self._route(method, path, header, body, call)
@@ -85,7 +85,7 @@ class Rest:
                 ("nightshift-digest", call.model.digest),
                 ("nightshift-role", call.role),
             ]
-        result.headers += [("x-request-id", call.id), *self.guard.cors(header)]
+        result.headers += [("x-request-id", call.id), *self.guard.hosts.cors(header)]
         for watch in self.watchers:
             watch(call)
         return result

@@ -213,9 +213,9 @@ def test_grpc_and_health_ask_for_no_host(desk: Desk):
 def test_a_page_of_another_origin_gets_nothing_unless_it_was_named(desk: Desk):
     closed, opened = desk.open(), desk.open(origins=["https://app.example.org"])
     page = {"origin": "https://app.example.org"}.get
-    assert closed.cors(page) == []
-    assert ("access-control-allow-origin", "https://app.example.org") in opened.cors(page)
-    assert opened.cors({"origin": "https://evil.example"}.get) == [("vary", "origin")]
+    assert closed.hosts.cors(page) == []
+    assert ("access-control-allow-origin", "https://app.example.org") in opened.hosts.cors(page)
+    assert opened.hosts.cors({"origin": "https://evil.example"}.get) == [("vary", "origin")]
     assert desk.refused(closed, "admin", OWN, origin="https://app.example.org").status == 403
     assert desk.ask(opened, "admin", OWN, origin="https://app.example.org").key == "stack"
     assert desk.ask(closed, "admin", OWN, origin="http://localhost:8000").key == "stack", "its own page"
