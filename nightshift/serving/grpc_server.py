@@ -23,6 +23,7 @@ from nightshift.serving.guard import Guard
 from nightshift.serving.inference import Inference
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.request_ids import request_id
+from nightshift.serving.rest import EXTENSIONS
 from nightshift.serving.tensors import RequestError
 
 SERVICE = "inference.GRPCInferenceService"
@@ -66,7 +67,7 @@ class Grpc:
         self.watchers = watchers
 
     def services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
-        """By service and method; any other method is UNIMPLEMENTED, which gRPC says itself."""
+        """Handlers by service and method; any other method is UNIMPLEMENTED, which gRPC says itself."""
         methods: dict[str, tuple[str, Work]] = {
             "ServerLive": ("live", self._server_live),
             "ServerReady": ("ready", self._server_ready),
@@ -125,22 +126,21 @@ class Grpc:
         return messages.ServerLiveResponse(live=True)
 
     async def _server_ready(self, _call: Call, _request: Any, _header: Header) -> Any:
-        return messages.ServerReadyResponse(ready=self.follower.ready)
+        return messages.ServerReadyResponse(ready=await self._is_ready())
 
     async def _check(self, _call: Call, request: Any, _header: Header) -> Any:
         """gRPC's own health check, of the server or of a model by its name."""
         server = request.service in ("", SERVICE)
         if not server and request.service not in self.engine.names():
             raise RequestError(404, f"there is no service or model {request.service[:100]!r} here")
-        ready = self.follower.ready if server else True
+        ready = await self._is_ready() if server else True
         states = health.HealthCheckResponse
         return health.HealthCheckResponse(status=states.SERVING if ready else states.NOT_SERVING)
 
     async def _server_metadata(self, call: Call, _request: Any, header: Header) -> Any:
         self.guard.enter(call, "infer", header)
-        return messages.ServerMetadataResponse(
-            name="nightshift", version=package_version("nightshift-ml"), extensions=[]
-        )
+        version = package_version("nightshift-ml")
+        return messages.ServerMetadataResponse(name="nightshift", version=version, extensions=EXTENSIONS)
 
     async def _model_ready(self, call: Call, request: Any, header: Header) -> Any:
         with contextlib.suppress(RequestError):
@@ -150,43 +150,32 @@ class Grpc:
 
     async def _model_metadata(self, call: Call, request: Any, header: Header) -> Any:
         model = self._find(call, request.name, request.version, header)
-        about, signature = model.metadata(), model.manifest.signature
-        answer = messages.ModelMetadataResponse(
-            name=about["name"], versions=about["versions"], platform=about["platform"]
-        )
-        for side, tensors in ((answer.inputs, signature.inputs), (answer.outputs, signature.outputs)):
-            for tensor in tensors:
-                side.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        return answer
+        about = model.metadata()
+        del about["parameters"]  # of REST's only: how a person's input becomes the tensor
+        return messages.ModelMetadataResponse(**about)
 
     async def _model_config(self, call: Call, request: Any, header: Header) -> Any:
         model = self._find(call, request.name, request.version, header)
-        signature = model.manifest.signature
-        config = messages.ModelConfig(name=model.name, platform="onnxruntime_onnx", backend="onnxruntime")
-        for side, tensors in ((config.input, signature.inputs), (config.output, signature.outputs)):
-            for tensor in tensors:
-                kind = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
-                side.add(name=tensor.name, data_type=f"TYPE_{kind}", dims=tensor.shape)
-        return messages.ModelConfigResponse(config=config)
+        return messages.ModelConfigResponse(config=model.config())
 
     async def _model_infer(self, call: Call, request: Any, header: Header) -> Any:
         model = self._find(call, request.model_name, request.model_version, header)
         self.inference.admit(call)
         arrays = grpc_tensors.read(request, model.manifest.signature.inputs)
         wanted = grpc_tensors.wanted(request, model)
-        results = await self.inference.run(call, arrays, list(wanted))
+        results = await self.inference.run(call, arrays, list(wanted), grpc_tensors.timeout(request))
         return grpc_tensors.write(request, model, wanted, results)
 
     async def _repository_index(self, call: Call, _request: Any, header: Header) -> Any:
         self.guard.enter(call, "infer", header)
-        answer = messages.RepositoryIndexResponse()
-        for name in self.engine.names():
-            answer.models.add(name=name, version=(self.engine.serving(name) or "")[:12], state="READY")
-        return answer
+        return messages.RepositoryIndexResponse(models=self.engine.index())
 
     async def _repository_change(self, call: Call, _request: Any, header: Header) -> Any:
         self.guard.enter(call, "infer", header)
         raise RequestError(403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT")
+
+    async def _is_ready(self) -> bool:
+        return self.guard.ready and await self.follower.all_ready()
 
     def _find(self, call: Call, name: str, version: str, header: Header) -> LoadedModel:
         """The model that is asked for, by somebody who may."""
@@ -211,7 +200,10 @@ async def listening(services: Grpc, address: str, port: int, tls: tuple[Path, Pa
         maximum_concurrent_rpcs=_RPCS,
     )
     for service, methods in services.services().items():
-        server.add_registered_method_handlers(service, methods)
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
+        if service == SERVICE:
+            # A method that grpc knows of is found faster, and each of them slows down all others.
+            server.add_registered_method_handlers(service, {"ModelInfer": methods["ModelInfer"]})
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     if tls is None:
         server.add_insecure_port(where)

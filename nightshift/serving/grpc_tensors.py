@@ -89,15 +89,28 @@ def wanted(request: Any, model: LoadedModel) -> dict[str, int]:
     return found or dict.fromkeys(known, 0)
 
 
+def timeout(request: Any) -> float:
+    """Seconds that the request may wait for its turn, by its parameter in µs; 0: as long as need be."""
+    if "timeout" not in request.parameters:
+        return 0.0
+    value = _whole_number(request.parameters["timeout"])
+    if value is None or value < 0:
+        raise RequestError(400, "'timeout' in parameters must be a whole number of microseconds")
+    return value / 1e6
+
+
 def _classes(output: Any) -> int:
     if "classification" not in output.parameters:
         return 0
-    parameter = output.parameters["classification"]
-    kind = parameter.WhichOneof("parameter_choice")
-    value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else 0
-    if value < 1:
+    value = _whole_number(output.parameters["classification"])
+    if value is None or value < 1:
         raise RequestError(400, f"output {output.name!r}: classification must be a number of classes from 1")
     return value
+
+
+def _whole_number(parameter: Any) -> int | None:
+    kind = parameter.WhichOneof("parameter_choice")
+    return int(getattr(parameter, kind)) if kind in ("int64_param", "uint64_param") else None
 
 
 def write(request: Any, model: LoadedModel, wanted: dict[str, int], results: Sequence[np.ndarray]) -> Any:

@@ -195,9 +195,105 @@ def grpc_what_is_not_here(_, client, __):
         assert refused(call).status() == "StatusCode.UNIMPLEMENTED"
 
 
+@check
+def http_health(client, _, __):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("toy")
+    assert not client.is_model_ready("no-such-model")
+
+
+@check
+def http_metadata(client, _, digest):
+    server = client.get_server_metadata()
+    assert server["name"] == "nightshift"
+    assert "binary_tensor_data" in server["extensions"]
+    about = client.get_model_metadata("toy")
+    assert (about["name"], about["versions"]) == ("toy", [digest[:12]])
+    assert about["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 4, 4, 3]}]
+    config = client.get_model_config("types")
+    assert [one["data_type"] for one in config["input"]] == [
+        f"TYPE_{name}".replace("BYTES", "STRING") for name in VALUES
+    ]
+
+
+@check
+def http_every_datatype_in_binary(client, _, __):
+    for batch in (1, 3):
+        every_datatype(tritonclient.http, client, batch, {"binary_data": True}, binary_data=True)
+
+
+@check
+def http_every_datatype_in_json(client, _, __):
+    json_only = {name: array for name, array in VALUES.items() if name != "FP16"}  # which the client sends in binary
+    inputs = [tensor(tritonclient.http, f"in_{name}", array, binary_data=False) for name, array in json_only.items()]
+    inputs.append(tensor(tritonclient.http, "in_FP16", VALUES["FP16"]))
+    outputs = [tritonclient.http.InferRequestedOutput(f"out_{name}", binary_data=False) for name in json_only]
+    answer = client.infer("types", inputs, outputs=outputs)
+    for name, sent in json_only.items():
+        found = answer.as_numpy(f"out_{name}")
+        assert [str(element) for element in found.ravel()] == [str(element) for element in sent.ravel()], name
+
+
+@check
+def http_as_the_client_asks_by_itself(client, _, __):
+    answer = client.infer("toy", [tensor(tritonclient.http, "image", IMAGE)], request_id="a b")
+    assert answer.get_response()["id"] == "a b"
+    assert answer.as_numpy("probabilities").shape == (1, 3)
+
+
+@check
+def http_compressed(client, _, __):
+    whole = client.infer("toy", [tensor(tritonclient.http, "image", IMAGE)]).as_numpy("probabilities")
+    for sent in ("gzip", "deflate"):
+        for answered in ("gzip", "deflate", None):
+            answer = client.infer(
+                "toy",
+                [tensor(tritonclient.http, "image", IMAGE)],
+                request_compression_algorithm=sent,
+                response_compression_algorithm=answered,
+            )
+            same(answer.as_numpy("probabilities"), whole)
+
+
+@check
+def http_and_grpc_answer_the_same(http, grpc, __):
+    found = [
+        client.infer("toy", [tensor(library, "image", IMAGE)]).as_numpy("probabilities")
+        for library, client in ((tritonclient.http, http), (tritonclient.grpc, grpc))
+    ]
+    same(*found)
+
+
+@check
+def http_asynchronous(client, _, __):
+    asked = [client.async_infer("toy", [tensor(tritonclient.http, "image", IMAGE)]) for _ in range(20)]
+    assert [one.get_result().as_numpy("probabilities").shape for one in asked] == [(1, 3)] * 20
+
+
+@check
+def http_best_classes(client, _, __):
+    best_classes(tritonclient.http, client)
+
+
+@check
+def http_a_version(client, _, digest):
+    a_version(tritonclient.http, client, digest)
+
+
+@check
+def http_faults(client, _, __):
+    faults(tritonclient.http, client)
+
+
+@check
+def http_the_repository(client, _, __):
+    the_repository(client, lambda one: one["name"])
+
+
 def main() -> None:
     http_address, grpc_address, digest = sys.argv[1:]
-    http = tritonclient.http.InferenceServerClient(http_address)
+    http = tritonclient.http.InferenceServerClient(http_address, concurrency=4)
     grpc = tritonclient.grpc.InferenceServerClient(grpc_address)
     found = {}
     for name, function in CHECKS.items():
