@@ -114,15 +114,23 @@ def test_an_order_put_while_its_release_is_removed_is_refused_and_bars_nobody(wo
 
 
 def test_who_publishes_while_it_is_removed_waits_and_ends_with_a_whole_release(world: World) -> None:
+    """The publisher finds all files there, then sees the removal; what it found is gone when that has ended."""
     digest = world.publish(0)
-    folder = world.folder / "release-1"
-    delete = world.store.delete
-    publisher = threading.Thread(target=World(world.folder).registry.publish, args=(folder,))
+    registry, delete = World(world.folder).registry, world.store.delete
+    wait, waits = registry.wait_for_removal, threading.Event()
+
+    def waiting(*arguments: Any) -> None:
+        waits.set()
+        wait(*arguments)
+
+    registry.wait_for_removal = waiting  # type: ignore[method-assign]
+    publisher = threading.Thread(target=registry.publish, args=(world.folder / "release-1",))
 
     def publish_meanwhile(key: str) -> None:
         delete(key)
         if key.endswith("manifest.json"):
             publisher.start()
+            assert waits.wait(60)
 
     world.store.delete = publish_meanwhile  # type: ignore[method-assign]
     assert remove(world, digest)
