@@ -67,14 +67,12 @@ class Rest:
         try:
             result = await self._route(method, path, header, body, call)
         except RequestError as error:
-            result = _refusal(error, method, call)
+            result = _refusal(error, call)
             if method == "POST":
                 await bodies.drain(body)
         except Exception:
             log.exception("request %s failed", call.id)
-            result = _refusal(
-                RequestError(500, f"the endpoint failed; its log says how (request {call.id})"), method, call
-            )
+            result = _refusal(RequestError(500, f"the endpoint failed; its log says how (request {call.id})"), call)
         finally:
             self.inference.leave(call)
         call.status = result.status
@@ -229,12 +227,10 @@ def _json_length(given: str | None) -> int | None:
     return int(given)
 
 
-def _refusal(error: RequestError, method: str, call: Call) -> Answer:
+def _refusal(error: RequestError, call: Call) -> Answer:
     call.error = error.message
     result = _json(error.status, {"error": error.message})
     result.headers += error.headers
-    if error.status == 405:
-        result.headers.append(("allow", "POST" if method in ("GET", "HEAD") else "GET, HEAD"))
     return result
 
 
