@@ -23,6 +23,8 @@ class Call:
     model: LoadedModel | None = None
     admitted: bool = False  # counted among those that the model has to answer
     role: str = ""  # "champion", "canary" or "pinned"
+    received: int = 0  # bytes of the body, as they came
+    sent: int = 0  # bytes of the answer's body
     items: int = 0  # first dimension of the first input
     waited: float = 0.0  # between admission and the run
     computed: float = 0.0  # in ONNX Runtime: its share of a batch

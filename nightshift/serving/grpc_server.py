@@ -99,8 +99,9 @@ class Grpc:
                 if verb == "infer":  # before a big message is read
                     self.guard.knock(call, verb, header)
                 found = await work(call, await _message(call, request, context), header)
-                call.status = 200
-                return found
+                data: bytes = found.SerializeToString()
+                call.status, call.sent = 200, len(data)
+                return data
             except RequestError as error:
                 call.status, call.error, more = error.status, error.message, error.headers
                 context.set_code(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT))
@@ -120,7 +121,7 @@ class Grpc:
                     watch(call)
             return None
 
-        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=_serialize)
+        return grpc.stream_unary_rpc_method_handler(answer)
 
     async def _server_live(self, _call: Call, _request: Any, _header: Header) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -233,6 +234,7 @@ async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext) 
         late.cancel()
     if data is grpc.aio.EOF:
         raise RequestError(400, "the call ended without a message")
+    call.received = len(data)
     try:
         return request.FromString(data)
     except DecodeError:
@@ -243,10 +245,6 @@ def _cut(call: Call, task: "asyncio.Task[Any] | None") -> None:
     call.status = 408
     if task:
         task.cancel()
-
-
-def _serialize(message: Any) -> bytes:
-    return message.SerializeToString()
 
 
 def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -84,6 +84,8 @@ class AccessLog:
                 status,
                 (time.perf_counter() - call.started) * 1000,
                 call.items,
+                call.received,
+                call.sent,
                 call.error or None,
             )
         )
@@ -109,7 +111,23 @@ class AccessLog:
 
 
 def _json(row: tuple[Any, ...]) -> bytes:
-    at, level, identity, protocol, verb, model, digest, role, key, status, milliseconds, items, error = row
+    (
+        at,
+        level,
+        identity,
+        protocol,
+        verb,
+        model,
+        digest,
+        role,
+        key,
+        status,
+        milliseconds,
+        items,
+        received,
+        sent,
+        error,
+    ) = row
     line = {
         "time": _iso(at),
         "level": logging.getLevelName(level).lower(),
@@ -124,6 +142,8 @@ def _json(row: tuple[Any, ...]) -> bytes:
         "status": status,
         "milliseconds": round(milliseconds, 3),
         "items": items,
+        "received": received,
+        "sent": sent,
         "error": error and _plain(error),
     }
     return orjson.dumps(
@@ -132,7 +152,7 @@ def _json(row: tuple[Any, ...]) -> bytes:
 
 
 def _text(row: tuple[Any, ...]) -> bytes:
-    at, level, identity, protocol, verb, model, digest, role, key, status, milliseconds, _, error = row
+    at, level, identity, protocol, verb, model, digest, role, key, status, milliseconds, _, _, _, error = row
     words = [
         datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S,%f")[:-3],  # noqa: DTZ006 - a person's own clock
         logging.getLevelName(level),

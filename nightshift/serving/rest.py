@@ -75,7 +75,7 @@ class Rest:
             result = _refusal(RequestError(500, f"the endpoint failed; its log says how (request {call.id})"), call)
         finally:
             self.inference.leave(call)
-        call.status = result.status
+        call.status, call.sent = result.status, len(result.body)
         if call.model and call.status not in (401, 403, 421):
             # Every answer of a model, a refusal too, names the digest that gave it.
             result.headers += [
@@ -188,6 +188,7 @@ class Rest:
     async def _predict(self, call: Call, model: LoadedModel, header: Header, body: AsyncIterable[bytes]) -> Answer:
         self.inference.admit(call)
         data = await bodies.whole(header("content-length"), body)
+        call.received = len(data)
         # In a thread: a picture is decoded, and may be resized.
         arrays, items = await asyncio.to_thread(people.read, model.manifest, header("content-type") or "", data)
         results = await self.inference.run(call, arrays, list(model.outputs))
@@ -200,6 +201,7 @@ class Rest:
         self.inference.admit(call)
         json_length = _json_length(header("inference-header-content-length"))
         data = await bodies.whole(header("content-length"), body)
+        call.received = len(data)
         if (encoding := header("content-encoding")) is not None:
             data = await asyncio.to_thread(bodies.inflate, data, encoding)
         if len(data) > _BIG_BODY:

@@ -11,6 +11,7 @@ from nightshift.serving import logs
 from nightshift.serving.logs import AccessLog
 from nightshift.serving.model import LoadedModel
 from tests.serving.calls import ended, loaded
+from tests.serving.world import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,11 @@ def test_a_log_that_nobody_reads_holds_nobody_up(pipe: tuple[int, int], model: L
     log = AccessLog(logging.INFO, True, pipe[1])
     log.start()
     call = ended(model)
+    for _ in range(3000):
+        log.watch(call)
+    wait_for(lambda: len(log._waiting) < 3000, 120)  # the thread is at it, and the pipe holds 64 KiB
     until = time.monotonic() + 120
-    while log.dropped < 100 and time.monotonic() < until:  # the pipe is full, then the queue
+    while log.dropped < 100 and time.monotonic() < until:
         log.watch(call)
     assert len(log._waiting) <= 3000
     assert log.dropped == 100

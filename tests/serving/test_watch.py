@@ -53,7 +53,7 @@ def begin(world: World, start: Start, *options: str) -> tuple[Endpoint, str]:
 
 
 def lines(endpoint: Endpoint) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in endpoint.log.read_text().splitlines()]
+    return [json.loads(line) for line in endpoint.log.read_text().splitlines() if line.startswith("{")]
 
 
 def test_metrics_are_for_who_has_their_key_and_the_key_for_nothing_else(world: World, start: Start):
@@ -117,6 +117,7 @@ def test_a_request_is_found_in_the_log_by_the_id_of_its_answer(world: World, sta
     assert re.fullmatch(r"[A-Za-z0-9._-]{8,64}", identity)
     endpoint.stop()
     said = {line["id"]: line for line in lines(endpoint) if "id" in line}
+    assert (said["order-7"]["received"], said["order-7"]["sent"]) == (len(theirs.request.content), len(theirs.content))
     assert said["order-7"].items() >= {"model": "toy", "digest": made, "role": "champion", "status": 200}.items()
     assert said[identity].items() >= {"status": 400, "key": "stack", "error": ours.json()["error"]}.items()
     text = endpoint.log.read_text()
@@ -129,7 +130,7 @@ def test_the_log_is_text_when_asked_and_holds_only_what_its_level_says(world: Wo
     endpoint.infer()
     endpoint.infer("unknown")
     endpoint.stop()
-    assert endpoint.log.read_text() == ""
+    assert not re.search(" rest | INFO ", endpoint.log.read_text())
 
 
 def test_processes_answer_as_one_and_no_count_falls_when_one_is_killed(world: World, start: Start):
@@ -137,11 +138,11 @@ def test_processes_answer_as_one_and_no_count_falls_when_one_is_killed(world: Wo
     for _ in range(40):
         with httpx.Client(base_url=endpoint.url) as client:  # a new connection: any of the two
             assert client.post("/v2/models/toy/infer", json={"inputs": [IMAGE]}).status_code == 200
-    counted = {total(scrape(endpoint), "nightshift_request_seconds_count", model="toy") for _ in range(6)}
-    assert counted == {40}
-    found = scrape(endpoint)
-    assert total(found, "nightshift_processes") == 2
-    assert total(found, "nightshift_serving", digest=made) == 2
+    answered = "nightshift_request_seconds_count"
+    for _ in range(6):  # of whichever is asked
+        wait_for(lambda: total(scrape(endpoint), answered, model="toy") == 40, PATIENCE)
+    wait_for(lambda: total(scrape(endpoint), "nightshift_processes") == 2, PATIENCE)
+    assert total(scrape(endpoint), "nightshift_serving", digest=made) == 2
     endpoint.client.close()
     endpoint.client = httpx.Client(base_url=endpoint.url, timeout=10)
     pids = [process["pid"] for process in endpoint.status()["processes"]]
@@ -156,7 +157,7 @@ def test_processes_answer_as_one_and_no_count_falls_when_one_is_killed(world: Wo
         return all(process and process["ready"] for process in said) and said[0]["pid"] != pids[0]
 
     wait_for(again, PATIENCE)
-    assert total(scrape(endpoint), "nightshift_request_seconds_count", model="toy") == 40
+    assert total(scrape(endpoint), answered, model="toy") == 40
 
 
 def test_samples_are_written_at_sigterm_and_read_by_anybody(world: World, start: Start, s3: Any):
@@ -257,10 +258,14 @@ def test_every_panel_and_alert_is_answered_by_a_real_prometheus(world: World, st
         query(rule["expr"])
     dashboard = json.loads((ROOT / "ops/grafana/dashboards/endpoint.json").read_text())
     targets = [(panel["title"], target) for panel in dashboard["panels"] for target in panel["targets"]]
-    silent = {title for title, target in targets if not query(target["expr"])}
-    assert silent == set()
+
+    def silent() -> set[str]:
+        assert scraped()
+        return {title for title, target in targets if not query(target["expr"])}
+
+    wait_for(lambda: not silent(), PATIENCE)
     for annotation in dashboard["annotations"]["list"]:
         query(annotation["expr"])
-    firing = {row["metric"]["alertname"] for row in query("ALERTS")}
-    assert "ReleaseRefused" in firing
+    wait_for(lambda: query('ALERTS{alertname="ReleaseRefused", alertstate="firing"}'), PATIENCE)
+    firing = {row["metric"]["alertname"] for row in query('ALERTS{alertstate="firing"}')}
     assert not firing & {"EndpointDown", "NoEndpointAnswers", "ReplicasDisagree", "ModelMissing", "LedgerNotRead"}
