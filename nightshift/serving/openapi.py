@@ -16,6 +16,7 @@ _FAULTS = {
     404: "There is no such model, version or path.",
     405: "Another method is for this path.",
     408: "The body did not arrive in time.",
+    410: "This model or version was retired; the sentence names its successor.",
     413: "The body is too big.",
     415: "This kind of body is not taken.",
     421: "This host name is not served here.",
@@ -35,12 +36,8 @@ def document(models: Mapping[str, tuple[Manifest, Sequence[tuple[str, str]]]], v
     ``keys``: whether requests need one.
     """
     paths: dict[str, Schema] = {
-        "/v2/health/live": {
-            "get": _get("server", "Is the process alive?", {"live": {"type": "boolean"}}, secured=False)
-        },
-        "/v2/health/ready": {
-            "get": _get("server", "Is a model loaded?", {"ready": {"type": "boolean"}}, secured=False)
-        },
+        "/v2/health/live": {"get": _get("server", "Is the process alive?", {"live": {"type": "boolean"}}, [])},
+        "/v2/health/ready": {"get": _get("server", "Is a model loaded?", {"ready": {"type": "boolean"}}, [])},
         "/v2": {
             "get": _get(
                 "server",
@@ -54,6 +51,16 @@ def document(models: Mapping[str, tuple[Manifest, Sequence[tuple[str, str]]]], v
                 "What is served, and what each model takes",
                 {"models": {"type": "array", "items": {"type": "object", "required": ["name", "kind", "serving"]}}},
             )
+        },
+    }
+    index = _get("server", "What is loaded, in the words of the protocol's repository extension", {})
+    index["responses"] = _answers({"type": "array", "items": _object({"name": _TEXT, "version": _TEXT}, ["name"])})
+    paths |= {
+        "/v2/repository/index": {"post": index},
+        "/status": {"get": _get("server", "What serves by which order, what was refused and why", {}, _ADMIN)},
+        "/metrics": {"get": _metrics()},
+        "/refresh": {
+            "post": _get("server", "Read the ledger now", {"refreshing": {"type": "boolean"}}, _ADMIN),
         },
     }
     for name, (manifest, serving) in models.items():
@@ -89,14 +96,26 @@ def document(models: Mapping[str, tuple[Manifest, Sequence[tuple[str, str]]]], v
 
 _TEXT: Schema = {"type": "string"}
 _ANY: Schema = {"type": "object"}
+_BYTES: Schema = {"schema": {"type": "string", "format": "binary"}}
+_ADMIN: list[Schema] = [{"header": []}, {"bearer": []}]
+_JSON_LENGTH: Schema = {
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
+    "description": "Bytes of the JSON before the binary tensors; without it the body is all JSON.",
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 
 def _of_model(name: str, manifest: Manifest, versions: Sequence[str]) -> dict[str, Schema]:
     infer = {
         "summary": "Tensors in, tensors out (Open Inference Protocol)",
         "description": "Binary tensors, and compressed bodies, are taken as the protocol's extensions have them.",
-        "requestBody": {"required": True, "content": {"application/json": _infer_body(manifest)}},
-        "responses": _answers(_infer_answer(manifest)),
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": _infer_body(manifest), "application/octet-stream": _BYTES},
+        },
+        "parameters": [_JSON_LENGTH],
+        "responses": _answers(_infer_answer(manifest), {"application/octet-stream": _BYTES}),
     }
     about = _get(
         name, "Signature and input of the model", {"name": {"const": name}, "versions": _ANY | {"type": "array"}}
@@ -115,6 +134,7 @@ def _of_model(name: str, manifest: Manifest, versions: Sequence[str]) -> dict[st
         f"/v2/models/{name}/infer": {"post": infer},
         f"/v2/models/{name}": {"get": about},
         f"/v2/models/{name}/ready": {"get": ready},
+        f"/v2/models/{name}/config": {"get": _get(name, "The model as Triton's clients want it described", {})},
     }
     of_version = {
         "name": "version",
@@ -131,24 +151,33 @@ def _of_model(name: str, manifest: Manifest, versions: Sequence[str]) -> dict[st
             paths[path] = {method: operation | {"operationId": f"{verb}_{name}", "tags": [name]}}
             paths[pinned] = {
                 method: operation
-                | {"operationId": f"{verb}_{name}_version", "tags": [name], "parameters": [of_version]}
+                | {"operationId": f"{verb}_{name}_version", "tags": [name]}
+                | {"parameters": [of_version, *operation.get("parameters", [])]}
                 | {"summary": operation["summary"] + ", of one release"}
             }
     return paths
 
 
-def _get(tag: str, summary: str, properties: dict[str, Schema], secured: bool = True) -> Schema:
+def _get(tag: str, summary: str, properties: dict[str, Schema], security: list[Schema] | None = None) -> Schema:
+    """An operation without a body; ``security`` where it is another than the document's."""
     return {
         "summary": summary,
         "tags": [tag],
         "responses": _answers(_object(properties, list(properties))),
-        **({} if secured else {"security": []}),
+        **({} if security is None else {"security": security}),
     }
 
 
-def _answers(schema: Schema) -> Schema:
+def _metrics() -> Schema:
+    text = {"schema": _TEXT}
+    fine = {"description": "The answer.", "content": {"text/plain": text, "application/openmetrics-text": text}}
+    asked = _get("server", "Counts for Prometheus", {}, _ADMIN)
+    return asked | {"responses": asked["responses"] | {"200": fine}}
+
+
+def _answers(schema: Schema, other: Schema | None = None) -> Schema:
     headers = {name: {"description": words, "schema": _TEXT} for name, words in _NAMES.items()}
-    fine = {"description": "The answer.", "content": _json(schema), "headers": headers}
+    fine = {"description": "The answer.", "content": _json(schema) | (other or {}), "headers": headers}
     return {"200": fine} | {str(status): {"$ref": f"#/components/responses/{status}"} for status in _FAULTS}
 
 
@@ -216,11 +245,10 @@ def _infer_answer(manifest: Manifest) -> Schema:
 
 
 def _predict_body(manifest: Manifest) -> Schema:
-    binary = {"schema": {"type": "string", "format": "binary"}}
     match takes(manifest):
         case "image":
-            files = {"file": {"type": "array", "items": binary["schema"], "minItems": 1, "maxItems": MAX_ITEMS}}
-            kinds = {f"image/{kind}": binary for kind in ("png", "jpeg", "webp", "gif", "bmp")}
+            files = {"file": {"type": "array", "items": _BYTES["schema"], "minItems": 1, "maxItems": MAX_ITEMS}}
+            kinds = {f"image/{kind}": _BYTES for kind in ("png", "jpeg", "webp", "gif", "bmp")}
             return kinds | {"multipart/form-data": {"schema": _object(files, ["file"])}}
         case "text":
             text = {"type": "string", "minLength": 1, "pattern": r"\S"}

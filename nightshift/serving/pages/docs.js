@@ -54,11 +54,12 @@ function entry(api, { path, method, operation, pinned }) {
     ),
     operation.description ? h("p", {}, operation.description) : null,
     pinned ? h("p", { class: "hint" }, "One release by its digest: ", h("code", {}, pinned)) : null,
+    (operation.parameters ?? []).map((each) => h("p", { class: "hint" }, h("code", {}, each.name), ` ${each.description}`)),
     samples(api, path, method, operation, contents),
     contents.length ? h("h3", {}, "Body") : null,
     contents.map(([type, content]) =>
       content.schema.format === "binary"
-        ? h("p", { class: "response" }, h("code", {}, type), " the file itself")
+        ? h("p", { class: "response" }, h("code", {}, type), type.startsWith("image/") ? " the file itself" : " with binary tensors")
         : h("details", { open: contents.length === 1 }, h("summary", {}, h("code", {}, type)), tree(api, content.schema)),
     ),
     h("h3", {}, "Answers"),
