@@ -105,7 +105,7 @@ class Rest:
                 if not (self.guard.ready and await self.follower.all_ready()):
                     raise RequestError(503, "not ready: nothing is loaded yet")
                 return _json(200, {"ready": True})
-            case ["v2"]:
+            case ["v2"] | ["v2", ""]:  # the protocol writes a slash, its clients do not
                 _only(method, "GET")
                 self.guard.enter(call, "infer", header)
                 version = package_version("nightshift-ml")

@@ -174,7 +174,7 @@ def test_a_body_that_is_no_json_is_400(served, body: bytes, words: str) -> None:
         ("POST", "/v2/repository/models/toy/unload", 403, "only the ledger"),
         ("GET", "/v2/repository/index", 405, "use POST"),
         ("GET", "/v2/models", 404, "there is no"),
-        ("GET", "/v2/", 404, "there is no"),
+        ("GET", "/v2/x", 404, "there is no"),
         ("GET", "/v2/models/toy/infer", 405, "use POST"),
         ("POST", "/v2/models/toy", 405, "use GET"),
         ("DELETE", "/v2/health/live", 405, "use GET"),
