@@ -13,6 +13,7 @@ import csv
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,7 @@ from nightshift.releases.errors import ReleaseError
 from pipelines.params.evaluate import Evaluate, Slices
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand, threads
-from pipelines.programs.champion import fetch
+from pipelines.programs.champion import fetch, seen_days
 from pipelines.programs.cost import cost
 
 BATCH = 500
@@ -46,7 +47,7 @@ def main(model: str) -> None:
     data, made = Path("artifacts/datasets", entry["dataset"]), Path("artifacts/models", model)
     described = json.loads((data / "dataset.json").read_text())
     labels, splits = described["labels"], described["splits"]
-    test, confirm, publish = (records.load(data / split) for split in ("test", "confirm", "publish"))
+    test, confirm, publish, val = (records.load(data / split) for split in ("test", "confirm", "publish", "val"))
     pinned = json.loads(Path("champions", f"{model}.json").read_text())
     opponent = pinned["digest"]
     folder = fetch(model, opponent, described) if opponent else None
@@ -54,17 +55,16 @@ def main(model: str) -> None:
 
     # Challenger first, champion second if there is one; the same on all rows.
     answers = [served.answers(program, test.x) for program in programs]
-    challenger, champion = answers[0], answers[1] if folder else None
     weights = answers_of_weights(task, entry["family"], described, made / "weights.safetensors", test.x)
     readable = [np.clip(np.nan_to_num(found), 0, 1) for found in answers]  # the gate fails what is not finite
     scores = [score.score(found, test.y, labels, params.bins) for found in readable]
-    right = [found.argmax(1) == test.y for found in answers]
-    confirmed = [served.answers(program, confirm.x).argmax(1) == confirm.y for program in programs]
-    published = int((served.answers(programs[0], publish.x).argmax(1) == publish.y).sum())
-    worse = {
-        name: [served.answers(program, perturb.PERTURBATIONS[name](test.x)).argmax(1) == test.y for program in programs]
-        for name in params.perturbations
-    }
+
+    def right(rows: Any, worsen: Callable[[Any], Any] = lambda x: x) -> list[Mask]:
+        return [served.answers(program, worsen(rows.x)).argmax(1) == rows.y for program in programs]
+
+    on_test = [found.argmax(1) == test.y for found in answers]
+    perturbed = {name: right(test, perturb.PERTURBATIONS[name]) for name in params.perturbations}
+    published = int(right(publish)[0].sum())
     low, high = score.wilson(published, len(publish.y))
     metrics = {
         # On the rows that no decision reads: these may be quoted.
@@ -75,23 +75,26 @@ def main(model: str) -> None:
         "frozen": {**described["frozen"], "looks": pinned.get("looks", 0), "promotions": pinned.get("promotions", 0)},
         "test": {"rows": len(test.y), "sha256": splits["test"]["sha256"], **_figures(scores[0])},
         "program": {
-            **compare(challenger, weights),
+            **compare(answers[0], weights),
             "max_difference_allowed": params.max_difference,
             **cost(programs[0]),
         },
-        "perturbed": {name: score.rounded(pair[0].mean()) for name, pair in worse.items()},
+        "perturbed": {name: score.rounded(pair[0].mean()) for name, pair in perturbed.items()},
         "opponent": opponent,
         "champion": {**_figures(scores[1]), **cost(programs[1])} if folder else None,
-        "paired": paired(*right) if folder else None,
+        "paired": paired(*on_test) if folder else None,
         "same_program": bool(folder and _sha256(programs[1]) == _sha256(programs[0])),
     }
-    compared = {
-        "confirm": {"rows": len(confirm.y), "sha256": splits["confirm"]["sha256"], "paired": paired(*confirmed)},
-        "slices": [{"slice": name, **paired(*(part[of] for part in right))}
-                   for name, of in slices(test.y, labels, params.slices).items()],
-        "perturbations": [{"slice": name, **paired(*pair)} for name, pair in worse.items()],
-    } if folder else None  # fmt: skip
-    table = predictions(test, labels, challenger, champion)
+    compared = folder and {
+        "confirm": {"rows": len(confirm.y), "sha256": splits["confirm"]["sha256"], "paired": paired(*right(confirm))},
+        "slices": [
+            {"slice": name, **paired(*(found[mask] for found in on_test))}
+            for name, mask in slices(test.y, labels, params.slices).items()
+        ],
+        "perturbations": [{"slice": name, **paired(*pair)} for name, pair in perturbed.items()],
+        "new_days": new_days(described["val_days"], seen_days(folder), right(val)[1]),
+    }
+    table = predictions(test, labels, answers[0], answers[1] if folder else None)
     write(Path("artifacts/evaluations", model), metrics, scores, compared, table)
     against = f", champion {scores[1]['accuracy']:.4f}" if folder else ", no champion"
     print(f"evaluate {model}: accuracy {scores[0]['accuracy']:.4f} on {len(test.y)} test rows{against}", flush=True)
@@ -109,6 +112,16 @@ def slices(y: Ints, labels: list[str], wanted: Slices) -> dict[str, Mask]:
             if label not in labels:
                 raise ParamsError(f"params.yaml: the group {name} names {label!r}, which is no label of the data set")
         found[f"group {name}"] = np.isin(y, [labels.index(label) for label in members])
+    return found
+
+
+def new_days(val_days: dict[str, int], seen: set[str], right: Mask) -> list[dict[str, Any]]:
+    """How often the champion has the labels right of the ``val`` rows of each day that it has not seen."""
+    found, start = [], 0
+    for day, rows in val_days.items():
+        if day not in seen:
+            found.append({"day": day, "rows": rows, "right": int(right[start : start + rows].sum())})
+        start += rows
     return found
 
 

@@ -61,6 +61,8 @@ def decide(metrics: dict[str, Any], compared: dict[str, Any] | None, params: Gat
         found.append(criteria.change(metrics, compared["confirm"], params.change_threshold))
         found.append(criteria.groups("slices", compared["slices"], params.slices))
         found.append(criteria.groups("perturbations", compared["perturbations"], params.perturbations))
+        on_test = {"accuracy": metrics["champion"]["accuracy"], "rows": metrics["test"]["rows"]}
+        found.append(criteria.new_days(compared["new_days"], on_test, params.new_days))
         found += criteria.cost(program, metrics["champion"], params.cost)
     verdicts = [criterion["verdict"] for criterion in found]
     verdict = next((found for found in ("fail", "inconclusive") if found in verdicts), "pass")

@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from bisect import bisect_left
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import itemgetter
@@ -94,6 +95,8 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
                 "least": params.frozen.least,
             },
             "splits": {split: {"rows": len(rows[split]), "sha256": _sha256(part / split)} for split in SPLITS},
+            # Rows are in the order of days, so these counts say which day each row of val is of.
+            "val_days": _per_day(rows["val"], partitions),
         }
         (part / "dataset.json").write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(target, ignore_errors=True)
@@ -148,6 +151,11 @@ def assign(partitions: list[Path], labels: list[str], params: Prepare) -> Split:
         share = "confirm" if part < frozen.confirm else "publish" if part < frozen.confirm + frozen.publish else "test"
         rows[share].append(place)
     return Split(rows, seen - len(place_of), edition, waiting, len(before))
+
+
+def _per_day(places: list[Place], partitions: list[Path]) -> dict[str, int]:
+    counts = Counter(partitions[place[0]].stem.removeprefix("date=") for place in places)
+    return dict(sorted(counts.items()))
 
 
 def _part(purpose: str, key: str) -> float:

@@ -45,6 +45,17 @@ class Groups(Section):
     """A part with fewer rows is named and not judged."""
 
 
+class NewDays(Section):
+    """How well the champion must know the labels of days that it has not seen, beside those of the test rows."""
+
+    margin: Annotated[float, Field(ge=0, lt=1)]
+    """The drop of accuracy that a day may bring: days differ."""
+    level: Level
+    """One-sided, over all new days together (Holm)."""
+    min_rows: Annotated[int, Field(ge=1)]
+    """A day with fewer ``val`` rows is named and not judged."""
+
+
 class Cost(Section):
     """How many times the champion's cost a challenger may have; null: not asked."""
 
@@ -59,6 +70,7 @@ class Gate(Section):
     change_threshold: ChangeThreshold
     slices: Groups
     perturbations: Groups
+    new_days: NewDays
     cost: Cost
     fresh_rows_after: Annotated[int, Field(ge=1)]
     """Looks at the same frozen rows after which fresh ones are due."""

@@ -33,3 +33,8 @@ def fetch(model: str, digest: str, described: dict[str, Any]) -> Path:
             f'they cannot be compared; {{"digest": null}} in champions/{model}.json lets the absolute bounds decide',
         )
     return folder
+
+
+def seen_days(folder: Path) -> set[str]:
+    """The days of the snapshot that a release was made of."""
+    return set(manifests.load((folder / manifests.NAME).read_bytes()).lineage.get("dataset", {}).get("days", []))

@@ -6,8 +6,8 @@ decimals.
 
 from typing import Any
 
-from pipelines.params.gate import ChangeThreshold, Cost, Groups, ValueThreshold
-from pipelines.statistics.paired import holm, interval, worse_by
+from pipelines.params.gate import ChangeThreshold, Cost, Groups, NewDays, ValueThreshold
+from pipelines.statistics.paired import holm, interval, lower_by, worse_by
 
 
 def finite(program: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +105,37 @@ def groups(name: str, parts: list[dict[str, Any]], params: Groups) -> dict[str, 
         said += f" Not judged, with fewer than {params.min_rows} rows: {', '.join(small)}."
     verdict = "fail" if lost else "pass"
     return _criterion(name, verdict, said, margin=params.margin, level=params.level, parts=table, too_small=small)
+
+
+def new_days(days: list[dict[str, Any]], test: dict[str, Any], params: NewDays) -> dict[str, Any]:
+    """Fails when the champion, which has learnt nothing of a new day, is shown to know its labels much worse.
+
+    That is what shuffled labels, damaged images and another data set's day look like, whatever the challenger made of
+    them. ``test`` holds the champion's accuracy and the number of rows.
+    """
+    judged = [day for day in days if day["rows"] >= params.min_rows]
+    small = [day["day"] for day in days if day["rows"] < params.min_rows]
+    p_values = [lower_by(day["right"], day["rows"], test["accuracy"], test["rows"], params.margin) for day in judged]
+    table = [
+        {"day": day["day"], "rows": day["rows"], "value": round(day["right"] / day["rows"], 6), "p": float(f"{p:.3g}"),
+         "worse": worse}
+        for day, p, worse in zip(judged, p_values, holm(p_values, params.level), strict=True)
+    ]  # fmt: skip
+    strange = [row for row in table if row["worse"]]
+    if strange:
+        said = "; ".join(f"{row['value']:.1%} of {row['rows']} rows of {row['day']}" for row in strange)
+        said = (
+            f"The champion has {test['accuracy']:.1%} of the test rows right and only {said}: labels or images there "
+            "are not like those before. Look at that day; `nightshift drop` takes it out."
+        )
+    else:
+        said = (
+            f"The champion knows the {len(table)} new days as well as the test rows, within {_points(params.margin)}."
+        )
+    if small:
+        said += f" Not judged, with fewer than {params.min_rows} rows: {', '.join(small)}."
+    verdict = "fail" if strange else "pass"
+    return _criterion("new_days", verdict, said, margin=params.margin, level=params.level, days=table, too_small=small)
 
 
 def cost(program: dict[str, Any], champion: dict[str, Any], params: Cost) -> list[dict[str, Any]]:

@@ -41,6 +41,17 @@ def worse_by(b: int, c: int, n: int, margin: float) -> float:
     return NORMAL.cdf(score(b, c, n, -margin))
 
 
+def lower_by(right: int, rows: int, accuracy: float, others: int, margin: float) -> float:
+    """The one-sided p-value of "accuracy here is lower than there by more than ``margin``", on different rows.
+
+    ``right`` of ``rows`` here, ``accuracy`` on ``others`` rows there; the variance is that of Agresti and Caffo (2000),
+    two rows added to each side, which holds for a few dozen rows too.
+    """
+    here, there = (right + 1) / (rows + 2), (accuracy * others + 1) / (others + 2)
+    spread = (here * (1 - here) / (rows + 2) + there * (1 - there) / (others + 2)) ** 0.5
+    return NORMAL.cdf((here - there + margin) / spread)
+
+
 def holm(p_values: Sequence[float], level: float) -> list[bool]:
     """Which hypotheses are rejected when the chance of any false rejection may be ``level`` at most (Holm 1979)."""
     rejected = [False] * len(p_values)

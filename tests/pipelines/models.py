@@ -55,6 +55,7 @@ def checkout(root: Path, *, labels: Sequence[str] = LABELS, **train: Any) -> Pat
     days = ["2026-01-01", "2026-01-02"]
     described = {"labels": list(labels), "shape": SHAPE, "days": days, "frozen": frozen, "splits": splits}
     described["partitions"] = {day: hashlib.md5(day.encode()).hexdigest() for day in days}
+    described["val_days"] = {"2026-01-01": 20, "2026-01-02": 10}
     (data / "dataset.json").write_text(json.dumps(described))
     champion(root, None)
     return root

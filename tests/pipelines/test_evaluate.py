@@ -57,6 +57,15 @@ def test_rows_are_counted_in_pairs() -> None:
     assert found == {"both_right": 2, "b": 1, "c": 1, "both_wrong": 1}
 
 
+def test_only_days_that_the_champion_has_not_seen_are_asked_about() -> None:
+    right = np.array([1, 1, 0, 1, 0, 0], bool)
+    found = evaluate.new_days({"2026-01-01": 2, "2026-01-02": 3, "2026-01-03": 1}, {"2026-01-01"}, right)
+    assert found == [
+        {"day": "2026-01-02", "rows": 3, "right": 1},
+        {"day": "2026-01-03", "rows": 1, "right": 0},
+    ]
+
+
 # --- the stage
 
 

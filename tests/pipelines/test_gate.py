@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from pipelines.gate import TEMPLATE, decide
 from pipelines.params.gate import Gate
 from pipelines.params.section import ParamsError
-from pipelines.statistics.criteria import groups
+from pipelines.statistics.criteria import groups, new_days
 from pipelines.tasks.image_classification.score import score
 
 
@@ -20,6 +20,7 @@ def params(**changes: Any) -> Gate:
         "change_threshold": {"bound": 0.0, "look_level": 0.15, "level": 0.005},
         "slices": groups,
         "perturbations": groups,
+        "new_days": {"margin": 0.05, "level": 0.01, "min_rows": 50},
         "cost": {"operations": 4.0, "bytes": None},
         "fresh_rows_after": 30,
         "inconclusive": "keep",
@@ -44,7 +45,7 @@ def evaluation(
     program |= {name: changes.pop(name) for name in list(changes) if name in program}
     on_test = {"rows": ROWS, "sha256": "ab" * 32, "accuracy": 0.7, "ece": 0.05}
     on_test |= {name: changes.pop(name) for name in list(changes) if name in on_test}
-    parts = {name: changes.pop(name, []) for name in ("slices", "perturbations")}
+    parts = {name: changes.pop(name, []) for name in ("slices", "perturbations", "new_days")}
     metrics = {
         "rows": 2_000,
         "perturbed": {"noise": 0.6},
@@ -124,7 +125,7 @@ def test_every_number_that_led_to_it_is_in_the_decision() -> None:
     decision = judged((400, 500), (380, 520))
     assert [found["name"] for found in decision["criteria"]] == [
         "finite_outputs", "exported_program", "value_threshold", "calibration", "change_threshold", "slices",
-        "perturbations", "cost_operations",
+        "perturbations", "new_days", "cost_operations",
     ]  # fmt: skip
     test, both = criterion(decision, "change_threshold")["looks"]
     assert (test["b"], test["c"], test["value"], test["level"]) == (400, 500, 0.02, 0.15)
@@ -164,6 +165,25 @@ def test_a_model_that_falls_apart_under_noise_fails() -> None:
     assert decision["reasons"] == [
         "The challenger is worse, by more than 3.00 points, on perturbations: noise: -12.00 points on 5000 rows."
     ]
+
+
+def test_a_day_that_the_champion_does_not_know_fails_whatever_the_challenger_made_of_it() -> None:
+    days = [{"day": "2026-01-02", "rows": 60, "right": 41}, {"day": "2026-01-03", "rows": 60, "right": 28}]
+    days += [{"day": "2026-01-04", "rows": 10, "right": 0}]
+    decision = judged((400, 500), (400, 500), new_days=days)
+    assert decision["verdict"] == "fail"
+    (reason,) = decision["reasons"]
+    assert "The champion has 70.0% of the test rows right and only 46.7% of 60 rows of 2026-01-03" in reason
+    assert "Not judged, with fewer than 50 rows: 2026-01-04." in reason
+    assert "2026-01-02" not in reason
+
+
+def test_a_day_like_the_others_is_blamed_no_oftener_than_the_level() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.binomial(100, 0.65, 3000)  # truly as far below as the margin allows
+    found = [new_days([{"day": "d", "rows": 100, "right": int(n)}], {"accuracy": 0.7, "rows": 10**6}, params().new_days)
+             for n in right]  # fmt: skip
+    assert np.mean([one["verdict"] == "fail" for one in found]) < 0.01 + 3 * (0.01 / 3000) ** 0.5
 
 
 def test_worn_rows_are_named_and_when_fresh_ones_are_due() -> None:
