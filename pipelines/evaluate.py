@@ -85,15 +85,21 @@ def main(model: str) -> None:
         "paired": paired(*on_test) if folder else None,
         "same_program": bool(folder and _sha256(programs[1]) == _sha256(programs[0])),
     }
-    compared = folder and {
-        "confirm": {"rows": len(confirm.y), "sha256": splits["confirm"]["sha256"], "paired": paired(*right(confirm))},
-        "slices": [
-            {"slice": name, **paired(*(found[mask] for found in on_test))}
-            for name, mask in slices(test.y, labels, params.slices).items()
-        ],
-        "perturbations": [{"slice": name, **paired(*pair)} for name, pair in perturbed.items()],
-        "new_days": new_days(described["val_days"], seen_days(folder), right(val)[1]),
-    }
+    compared: dict[str, Any] | None = None
+    if folder:
+        compared = {
+            "confirm": {
+                "rows": len(confirm.y),
+                "sha256": splits["confirm"]["sha256"],
+                "paired": paired(*right(confirm)),
+            },
+            "slices": [
+                {"slice": name, **paired(*(found[mask] for found in on_test))}
+                for name, mask in slices(test.y, labels, params.slices).items()
+            ],
+            "perturbations": [{"slice": name, **paired(*pair)} for name, pair in perturbed.items()],
+            "new_days": new_days(described["val_days"], seen_days(folder), right(val)[1]),
+        }
     table = predictions(test, labels, answers[0], answers[1] if folder else None)
     write(Path("artifacts/evaluations", model), metrics, scores, compared, table)
     against = f", champion {scores[1]['accuracy']:.4f}" if folder else ", no champion"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import great_expectations.expectations as gxe
+import numpy as np
 import pandas as pd
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metadata_types import FailureSeverity as Severity
@@ -10,7 +11,7 @@ from great_expectations.expectations.metadata_types import FailureSeverity as Se
 from pipelines.params.records import Records
 from pipelines.params.validate import Validate
 
-SHARES = {"quarantined", "least_label", "outliers"}
+SHARES = {"quarantined", "least_label", "outliers", "repeated_share"}
 """Columns of ``days`` that are shares of 1; the others are counts."""
 
 
@@ -34,10 +35,37 @@ def days(profile: pd.DataFrame, quarantined: dict[str, int], records: Records, d
     lost = pd.Series(quarantined, dtype="int64").reindex(found.index, fill_value=0)
     found["quarantined"] = lost / (lost + found["rows"])
     found["outliers"] = found["outliers"] / found["rows"]
+    found["repeated_share"] = found["repeated"] / found["rows"]
     # A day of test rows only has no balance to speak of: its share is null, which fails nothing.
     counts = label_counts(profile, records).reindex(found.index)
     found["least_label"] = counts.min(axis=1) / found["train"].where(found["train"] > 0)
+    least = demands.drift.min_rows
+    found["label_shift"] = _psi_by_day(counts.to_numpy(), least)
+    brightness = [_levels(profile[train], column, found.index) for column in ("mean", "std")]
+    found["pixel_shift"] = np.fmax(*(_psi_by_day(levels, least) for levels in brightness))
     return found.reset_index()
+
+
+def _levels(train: pd.DataFrame, column: str, days: pd.Index) -> np.ndarray[Any, Any]:
+    """Training rows by day (rows) and by level of ``column`` (columns): 16 equal steps of 0 to 256."""
+    steps = (train[column] // 16).astype("int64")
+    return pd.crosstab(train["date"], steps).reindex(index=days, columns=range(16), fill_value=0).to_numpy()
+
+
+def _psi_by_day(counts: np.ndarray[Any, Any], least: int) -> np.ndarray[Any, Any]:
+    """The population stability index of each day (a row of ``counts``) against all days before it together.
+
+    NaN where either side has fewer than ``least`` rows. Half a row is added to each cell, so that an empty one is a
+    large shift and not an infinite one.
+    """
+    found = np.full(len(counts), np.nan)
+    before = np.zeros(counts.shape[1])
+    for i, day in enumerate(counts):
+        if day.sum() >= least and before.sum() >= least:
+            p, q = ((side + 0.5) / (side + 0.5).sum() for side in (day, before))
+            found[i] = round(float(((p - q) * np.log(p / q)).sum()), 4)
+        before = before + day
+    return found
 
 
 def label_counts(profile: pd.DataFrame, records: Records) -> pd.DataFrame:
@@ -78,6 +106,17 @@ def suites(records: Records, demands: Validate) -> dict[str, list[Expectation]]:
             "critical",
             f"At most {outliers:.1%} of a day's images are too dark, too bright or blank",
             max_value=outliers,
+        ),
+        _between(
+            "repeated_share",
+            "critical",
+            f"At most {demands.max_repeated:.0%} of a day's images were there before",
+            max_value=demands.max_repeated,
+        ),
+        *(
+            _between(column, severity, f"A day's {what} shift by a PSI of at most {most:g}", max_value=most)
+            for column, what in (("label_shift", "labels"), ("pixel_shift", "pixels"))
+            for severity, most in (("critical", demands.drift.stop), ("warning", demands.drift.warn))
         ),
         _between("repeated", "warning", "No image is there twice", max_value=0),
         _between("contradicted", "warning", "No image has two labels", max_value=0),

@@ -67,6 +67,8 @@ def checkout(root: Path, landing: str, **validate: Any) -> Path:
     demands = {
         "min_rows": 10,
         "max_quarantined": 0.05,
+        "max_repeated": 0.5,
+        "drift": {"warn": 0.1, "stop": 0.5, "min_rows": 200},
         "min_label_share": 0.2,
         "mean": [40, 220],
         "min_std": 1,

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from pipelines.datasets.images_suite import _psi_by_day
 from pipelines.ingest import ingest
 from pipelines.validate import main, validate
 from tests.pipelines.small import checkout, digests, land, land_day, parquet, pixels, png, table
@@ -181,3 +183,63 @@ def test_another_version_of_great_expectations_is_refused(
     assert main(["small"]) == 2
     assert "toolchain.great-expectations is 1.0.0" in capsys.readouterr().err
     assert not (root / "artifacts").exists()
+
+
+def shifted(root: Path, **drift: Any) -> None:
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["datasets"]["small"]["validate"]["drift"] = {"warn": 0.1, "stop": 0.5, "min_rows": 30} | drift
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_the_stability_index_is_that_of_paper_and_pencil() -> None:
+    (first, second, third) = _psi_by_day(np.array([[50, 50], [80, 20], [5, 5]]), 20)
+    p, q = np.array([80.5, 20.5]) / 101, np.array([50.5, 50.5]) / 101
+    assert second == pytest.approx(((p - q) * np.log(p / q)).sum(), abs=1e-4)
+    assert np.isnan(first), "there is nothing before it"
+    assert np.isnan(third), "too few rows to tell"
+
+
+def test_a_day_whose_pixels_are_inverted_and_a_day_of_mostly_one_label_are_refused(
+    tmp_path: Path, landing: Path
+) -> None:
+    def dark(n: int) -> np.ndarray:
+        return (pixels(n) // 2).astype(np.uint8)
+
+    for day, first in (("2026-01-01", 0), ("2026-01-02", 100)):
+        numbers = range(first, first + 60)
+        land(landing, day, {"train.parquet": parquet(table(numbers, image=[png(dark(n)) for n in numbers]))})
+    one = range(200, 260)
+    labels = ["cat"] * 46 + ["dog"] * 14
+    land(landing, "2026-01-03", {"t.parquet": parquet(table(one, image=[png(dark(n)) for n in one], label=labels))})
+    inverted = range(300, 360)
+    images = [png(255 - dark(n)) for n in inverted]
+    land(landing, "2026-01-04", {"t.parquet": parquet(table(inverted, image=images))})
+    shifted(root := checkout(tmp_path / "checkout", str(landing)), stop=0.25)
+    verdict = judged(root)
+    assert verdict["verdict"] == "refuse"
+    stopped = {name: days for name, (severity, days) in failures(verdict).items() if severity == "critical"}
+    assert stopped == {
+        "A day's pixels shift by a PSI of at most 0.25": ["2026-01-04"],
+        "A day's labels shift by a PSI of at most 0.25": ["2026-01-03"],
+    }
+
+
+def test_a_day_that_was_there_before_is_refused(tmp_path: Path, landing: Path) -> None:
+    land_day(landing, "2026-01-01", 0, tests=0)
+    land_day(landing, "2026-01-02", 0, tests=0)
+    verdict = judged(checkout(tmp_path / "checkout", str(landing)))
+    assert verdict["verdict"] == "refuse"
+    assert failures(verdict)["At most 50% of a day's images were there before"] == ("critical", ["2026-01-02"])
+
+
+def test_what_speaks_only_against_a_day_that_a_person_let_in_is_a_warning(tmp_path: Path, landing: Path) -> None:
+    land_day(landing, "2026-01-01", 0, tests=0)
+    land_day(landing, "2026-01-02", 0, tests=0)
+    root = checkout(tmp_path / "checkout", str(landing))
+    again = ingest("small", NIGHT, [], checkout(tmp_path / "other", str(landing)))["taken"][1]
+    let_in = {"date": "2026-01-02", "checksum": again["checksum"], "state": "accepted", "reason": "accepted by ann: so"}
+    ingest("small", NIGHT, [let_in], root)
+    verdict = validate("small", root)
+    assert verdict["verdict"] == "warn"
+    (said,) = [item["message"] for item in verdict["failed"] if "there before" in item["message"]]
+    assert said.endswith("(accepted by ann: so)")
