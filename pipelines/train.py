@@ -10,6 +10,7 @@ folder that a night keeps in S3 for whatever worker comes next, else ``.nightshi
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -78,7 +79,8 @@ def main(model: str) -> None:
         table = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    figures = {**rows[-1], "rows": len(data.x), "parameters": parameters}
+    last = {name: value if math.isfinite(value) else None for name, value in rows[-1].items()}  # JSON knows no NaN
+    figures = {**last, "rows": len(data.x), "parameters": parameters}
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
     # channels_last weights are not contiguous, and safetensors stores only what is
     save_file({name: t.contiguous() for name, t in classifier.state_dict().items()}, folder / "weights.safetensors")

@@ -155,6 +155,7 @@ def make_project(folder: Path) -> Project:
     params["datasets"]["mnist"]["validate"]["min_label_share"] = 0.01
     params["models"]["mnist-mlp"]["train"]["epochs"] = 4
     params["models"]["mnist-mlp"]["gate"]["value_threshold"] = {"accuracy": 0.5}
+    params["models"]["mnist-mlp"]["gate"]["new_days"]["min_rows"] = 200  # days of 600 rows have 60 to ask about
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     data = yaml.safe_load((folder / "data.dvc").read_text())
     data["outs"] = [out for out in data["outs"] if out["path"].endswith("mnist")]
