@@ -119,6 +119,17 @@ def test_the_second_night_repeats_nothing(project, first):
     assert model["serving"] == first["models"][0]["release"]
 
 
+def test_what_serves_is_traced_to_its_days_and_its_code(project, first):
+    """Every link is there, and its digests are right: registry, ledger, DVC's store and the repository."""
+    traced = json.loads(project.nightshift("trace", first["models"][0]["release"][:12], "--json").stdout)
+    assert {link["name"]: link["state"] for link in traced} == dict.fromkeys(
+        ("release", "ledger", "decision", "evaluation", "champion", "training", "data", "code"), "whole"
+    )
+    facts = {link["name"]: link["facts"] for link in traced}
+    assert list(facts["data"]["dataset"]["partitions"]) == ["2026-01-01"]
+    assert facts["code"]["commit"] in project.git("rev-list", "HEAD")
+
+
 def test_the_page_about_the_api_can_be_followed(project, first):
     """docs/api.md, block by block, in one shell."""
     page = (ROOT / "docs" / "api.md").read_text()
