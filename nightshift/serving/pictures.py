@@ -109,8 +109,10 @@ def pixels(files: list[Upload], shape: tuple[int, ...]) -> tuple[np.ndarray, lis
 def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
     """The first frame as a viewer shows it: turned as the camera says, on white where it is transparent."""
     done = []
-    image = ImageOps.exif_transpose(opened)
+    opened.load()
+    image: Image.Image = opened
     if opened.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(opened)
         done.append("turned upright, as its camera says")
     if image.mode in ("P", "1"):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB" if image.mode == "P" else "L")

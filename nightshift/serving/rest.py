@@ -58,6 +58,7 @@ class Rest:
         self.watchers: list[Callable[[Call], None]] = [guard.watch, *watch.watchers]
         self.inference = inference
         self.about = dict(about)
+        self._reader = people.Reader()
 
     async def answer(self, method: str, path: str, header: Header, body: AsyncIterable[bytes]) -> Answer:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
@@ -189,8 +190,7 @@ class Rest:
         self.inference.admit(call)
         data = await bodies.whole(header("content-length"), body)
         call.received = len(data)
-        # In a thread: a picture is decoded, and may be resized.
-        arrays, items = await asyncio.to_thread(people.read, model.manifest, header("content-type") or "", data)
+        arrays, items = await self._reader.read(model.manifest, header("content-type") or "", data)
         results = await self.inference.run(call, arrays, list(model.outputs))
         outputs = dict(zip(model.outputs, results, strict=True))
         said = {"model": model.name, "version": model.version, "digest": model.digest, "role": call.role}

@@ -1,5 +1,7 @@
 """What people send becomes the tensors that the program wants, or a sentence; what it answers becomes words."""
 
+import asyncio
+import io
 import json
 import re
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nightshift.releases import manifest as manifests
 from nightshift.releases.manifest import Manifest
@@ -33,13 +36,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, model.LoadedMo
 
 def asked(one: model.LoadedModel, body: Any, media: str = "application/json") -> list[dict[str, Any]]:
     """The predictions for this body, through the real program."""
-    import onnxruntime
-
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     arrays, items = people.read(one.manifest, media, data)
-    assert isinstance(one._session, onnxruntime.InferenceSession)
     names = [output.name for output in one.manifest.signature.outputs]
-    return people.tell(one.manifest, dict(zip(names, one._session.run(names, arrays), strict=True)), items)
+    return people.tell(one.manifest, dict(zip(names, one.run(arrays, names), strict=True)), items)
 
 
 def test_the_kind_is_the_manifests_where_its_tensors_are_of_that_kind(loaded) -> None:
@@ -187,3 +187,20 @@ def test_manifests_without_columns_and_their_model_digests_stay_as_they_were(tmp
 def test_columns_that_no_form_could_show_are_refused(columns: list[dict]) -> None:
     with pytest.raises(ValueError, match="columns"):
         manifests.Input.model_validate({"kind": "row", "columns": columns})
+
+
+def test_few_images_wait_for_their_decoding_and_the_others_are_sent_away(loaded) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(out, "PNG")
+
+    async def ask() -> list[Any]:
+        reader = people.Reader()
+        asked = (reader.read(loaded["toy"].manifest, "image/png", out.getvalue()) for _ in range(20))
+        first = await asyncio.gather(*asked, return_exceptions=True)
+        return [*first, await reader.read(loaded["toy"].manifest, "image/png", out.getvalue())]
+
+    *answers, last = asyncio.run(ask())
+    refused = [each for each in answers if isinstance(each, RequestError)]
+    assert len(refused) == 11
+    assert {(each.status, tuple(each.headers)) for each in refused} == {(503, (("retry-after", "1"),))}
+    assert last[0]["image"].shape == (1, 4, 4, 3)
