@@ -22,7 +22,7 @@ from nightshift.serving.call import Call
 _WAITING = 20_000  # lines, about 10 MB
 _EVERY_S = 0.25
 _AT_ONCE = 4096  # bytes that a pipe takes whole, so that processes that share it do not mix their lines
-_LONGEST_LINE = 1024
+_LONGEST_LINE = 1536
 _LONGEST = 200  # characters of a fault: some quote what the client sent
 
 log = logging.getLogger("nightshift.serving")
@@ -168,7 +168,7 @@ def _text(row: tuple[Any, ...]) -> bytes:
 def _plain(text: str) -> str:
     """Short and in one line, whatever it quotes."""
     text = text[:_LONGEST]
-    return text if text.isprintable() else ascii(text)
+    return text if text.isprintable() else ascii(text)[:_LONGEST]
 
 
 def _iso(at: float) -> str:

@@ -151,6 +151,26 @@ def test_while_the_store_is_away_memory_is_bounded_and_the_oldest_go(
     assert "the oldest will be dropped: it does not answer" in caplog.text
 
 
+def test_what_could_not_be_written_is_written_later(tmp_path: Path, model: LoadedModel):
+    store = Away(tmp_path)
+    sampler = Samples(store, "host-1", plan(("1",), ()))
+    for number, store.away in ((1, True), (2, True), (3, False)):
+        sampler.watch(ended(model, number))
+        sampler._flush()
+    assert sorted(row["request_id"] for row in rows(store)) == ["request-1", "request-2", "request-3"]
+    assert (sampler.written, sampler.dropped) == (3, 0)
+
+
+def test_a_sample_is_a_copy_of_what_the_request_goes_on_to_use(tmp_path: Path, model: LoadedModel):
+    call = ended(model, 7)
+    sampler = Samples(FolderStore(tmp_path), "host-1", plan(("1",), ()))
+    sampler.watch(call)
+    call.inputs["image"][:] = 0
+    sampler._flush()
+    (row,) = rows(FolderStore(tmp_path))
+    assert row["inputs"][0]["data"] == bytes([7]) * 48
+
+
 def test_a_call_that_is_bigger_than_a_file_is_dropped_and_counted(tmp_path: Path, model: LoadedModel, monkeypatch):
     monkeypatch.setattr(samples, "FLUSH_BYTES", 20_000)
     big = ended(model, inputs={"image": np.zeros((500, 4, 4, 3), np.uint8)})

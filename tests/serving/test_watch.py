@@ -1,6 +1,8 @@
 """A real endpoint, watched: by whoever has the key of its metrics, in its log, by a real Prometheus."""
 
+import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,7 +21,16 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from nightshift.serving.engine import Engine
+from nightshift.serving.follow import Follower
+from nightshift.serving.inference import Inference
 from nightshift.serving.keys import digest
+from nightshift.serving.logs import AccessLog
+from nightshift.serving.metrics import Metrics
+from nightshift.serving.processes import Peers
+from nightshift.serving.samples import Plan
+from nightshift.serving.watch import Watch
+from tests.serving.calls import ended
 from tests.serving.world import ADMIN, IMAGE, Endpoint, World, free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,6 +202,22 @@ def test_a_rate_without_a_place_for_samples_is_refused_at_the_start(world: World
     endpoint.environment.pop("NIGHTSHIFT_SERVED")
     assert endpoint.start().process.wait(PATIENCE) == 2
     assert "set NIGHTSHIFT_SERVED" in endpoint.log.read_text()
+
+
+def test_of_a_process_that_is_silent_stands_what_it_last_told(world: World, tmp_path: Path):
+    folder = tmp_path / "peers"
+    folder.mkdir()
+    other = Metrics(folder / "1.counts")
+    other.watch(ended(None, verb="live", status=200))
+    other.counts()
+    follower = Follower(world.registry, world.ledger, Engine(), tmp_path, Peers(folder, 0, 2))
+    inference = Inference()
+    watch = Watch(follower, inference, AccessLog(logging.INFO, True, 2), None, "one", Plan())
+    watch.metrics.watch(ended(None, verb="live", status=200))
+    text, _ = asyncio.run(watch.text(None))
+    assert b'verb="live",version=""} 2.0' in text
+    assert b"nightshift_processes 2.0" in text
+    inference.close()
 
 
 @pytest.fixture
