@@ -27,10 +27,10 @@ class Client:
     def __init__(self, channel: grpc.Channel):
         self.channel = channel
 
-    def call(self, method: str, metadata: dict[str, str] | None = None, timeout: float = 10, **fields: Any) -> Any:
+    def call(self, method: str, metadata: dict[str, str] | None = None, timeout: float = 60, **fields: Any) -> Any:
         return self.call_with(method, metadata, timeout, **fields)[0]
 
-    def call_with(self, method: str, metadata=None, timeout: float = 10, **fields: Any) -> tuple[Any, dict[str, str]]:
+    def call_with(self, method: str, metadata=None, timeout: float = 60, **fields: Any) -> tuple[Any, dict[str, str]]:
         request = getattr(inference_pb2, f"{method}Request")
         response = getattr(inference_pb2, f"{method}Response")
         stub = self.channel.unary_unary(
@@ -151,7 +151,7 @@ def test_a_wrong_request_is_refused_with_what_is_wrong(client: Client, words: st
 def test_bytes_that_are_no_message_are_refused(client: Client) -> None:
     stub = client.channel.unary_unary(SERVICE + "ModelInfer")
     with pytest.raises(grpc.RpcError) as caught:
-        stub(b"\xff\xff\xff", timeout=10)
+        stub(b"\xff\xff\xff", timeout=60)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "ModelInferRequest" in caught.value.details()
 
@@ -184,7 +184,7 @@ def test_the_repository_is_listed_and_only_the_ledger_changes_it(served, client:
 @pytest.mark.parametrize("method", ["ModelStreamInfer", "TraceSetting", "LogSettings", "CudaSharedMemoryStatus"])
 def test_what_is_not_here_is_unimplemented(client: Client, method: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        client.channel.unary_unary(SERVICE + method)(b"", timeout=10)
+        client.channel.unary_unary(SERVICE + method)(b"", timeout=60)
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -195,7 +195,7 @@ def test_grpcs_own_health_check(client: Client) -> None:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        return stub(health_pb2.HealthCheckRequest(service=service), timeout=10).status
+        return stub(health_pb2.HealthCheckRequest(service=service), timeout=60).status
 
     for service in ("", "inference.GRPCInferenceService", "toy"):
         assert check(service) == health_pb2.HealthCheckResponse.SERVING
@@ -212,10 +212,10 @@ def test_a_message_above_the_limit_is_refused_by_its_length(client: Client) -> N
 
 def test_a_message_that_does_not_come_is_cut_off_and_the_others_are_answered(client: Client) -> None:
     with silence() as nothing:
-        waiting = client.channel.stream_unary(SERVICE + "ModelInfer").future(nothing, timeout=60)
+        waiting = client.channel.stream_unary(SERVICE + "ModelInfer").future(nothing, timeout=120)
         assert client.call("ModelInfer", **infer()).model_name == "toy"
         with pytest.raises(grpc.RpcError) as caught:
-            waiting.result(60)
+            waiting.result(120)
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert "did not arrive" in caught.value.details()
 
@@ -227,7 +227,7 @@ def test_a_compressed_message_is_understood(client: Client) -> None:
         request_serializer=request.SerializeToString,
         response_deserializer=inference_pb2.ModelInferResponse.FromString,
     )
-    answer = stub(request(**infer()), timeout=10, compression=grpc.Compression.Gzip)
+    answer = stub(request(**infer()), timeout=60, compression=grpc.Compression.Gzip)
     assert answer.raw_output_contents == client.call("ModelInfer", **infer()).raw_output_contents
 
 
@@ -260,16 +260,28 @@ def test_a_stopping_endpoint_answers_what_is_under_way(world: World, start) -> N
     message, may_send = inference_pb2.ModelInferRequest(**infer()).SerializeToString(), threading.Event()
 
     def late() -> Iterator[bytes]:
-        may_send.wait(30)
+        may_send.wait(120)
         yield message
 
     with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
         assert Client(channel).call("ModelInfer", **infer()).model_name == "toy"
-        under_way = channel.stream_unary(SERVICE + "ModelInfer").future(late(), timeout=30)
+        under_way = channel.stream_unary(SERVICE + "ModelInfer").future(late(), timeout=120)
         assert Client(channel).call("ServerLive").live  # so the call before it has begun there
         endpoint.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: not endpoint.answers("/v2/health/live"), 30)
+        wait_for(lambda: "stopping" in endpoint.log.read_text(), 60)
         may_send.set()
-        answer = inference_pb2.ModelInferResponse.FromString(under_way.result(30))
+        answer = inference_pb2.ModelInferResponse.FromString(under_way.result(120))
         assert answer.model_version == digest[:12]
+    assert endpoint.stop() == 0
+
+
+def test_two_processes_share_the_port(world: World, start) -> None:
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start(options=["--processes", "2"])
+    endpoint.wait_serving(digest)
+    for _ in range(8):  # each connection is some process's
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}", options) as channel:
+            assert Client(channel).call("ModelInfer", timeout=60, **infer()).model_version == digest[:12]
     assert endpoint.stop() == 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 from cryptography import x509
@@ -339,6 +340,10 @@ def test_with_a_certificate_it_answers_https_only_and_a_deployment_checks_it(
                 return False
 
         wait_for(answers, PATIENCE)
+        trust = grpc.ssl_channel_credentials(authority.read_bytes())
+        with grpc.secure_channel(f"localhost:{endpoint.grpc_port}", trust) as channel:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            assert live(b"", timeout=60, wait_for_ready=True) == b"\x08\x01"
         assert client.get("/status", headers=ADMIN).json()["models"]["toy"]["serving"] == digest
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{url}/v2/health/live", timeout=10)  # an authority that nobody knows
