@@ -18,6 +18,7 @@ class Call:
     protocol: str  # "rest" or "grpc"
     verb: str  # "infer", "predict", …; empty until it is routed
     started: float
+    arrived: float = 0.0  # when its body was whole; 0: with its headers
     key: str | None = None  # the API key's name
     counted: bool = False  # against that key's quota
     model: LoadedModel | None = None

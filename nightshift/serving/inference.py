@@ -28,6 +28,7 @@ _INLINE_S = 0.002  # an item's cost up to which a model runs in the event loop
 _TURN_S = 0.005  # the most that one batch may hold up the loop
 _MAX_BATCH = 32  # items; more wins nothing
 _FORGET = 0.1  # weight of the newest cost in the running mean
+_FORGET_TURN = 0.01  # of the newest turn: a batch's requests end together, so most turns are short and a few long
 
 
 class _Asked(NamedTuple):
@@ -36,11 +37,13 @@ class _Asked(NamedTuple):
     names: tuple[str, ...]
     ready: "asyncio.Future[list[np.ndarray]]"
     since: float
+    timeout: float
 
 
 class _Lane:
-    """The requests of one loaded model. ``cost`` is what one item takes of a core, ``turn`` what one request does, in
-    seconds: not by the clock, which would blame the model for what else the machine does.
+    """The requests of one loaded model. ``cost`` is what one item takes of a core in seconds: not by the clock, which
+    would blame the model for what else the machine does. ``turn`` is the seconds by which one more request makes the
+    next one wait, by the clock and with all that surrounds the model.
 
     It does not hold the model, which must be free to go once it is swapped out and its last request has ended.
     """
@@ -48,12 +51,20 @@ class _Lane:
     def __init__(self, model: LoadedModel):
         self.cost = self.turn = max(model.seconds, 1e-5)
         self.inside = 0  # admitted and not yet answered
+        self.left = 0.0  # when the last one was answered
         self.waiting: deque[_Asked] = deque()
         self.flush_at_end = False
 
-    def learn(self, items: int, requests: int, seconds: float) -> None:
+    def learn(self, items: int, seconds: float) -> None:
         self.cost += _FORGET * (seconds / max(items, 1) - self.cost)
-        self.turn += _FORGET * (seconds / max(requests, 1) - self.turn)
+
+    def answered(self, since: float) -> None:
+        """One request that was here ``since`` then: what passed since it or the one before it left is its turn."""
+        now = time.perf_counter()
+        # A stall is not a turn; what has become slower is believed step by step.
+        turn = min(now - max(self.left, since), 10 * self.turn)
+        self.turn += _FORGET_TURN * (turn - self.turn)
+        self.left = now
 
 
 class Inference:
@@ -74,9 +85,8 @@ class Inference:
         """Let a request of ``call.model`` in, until ``leave``. Raises RequestError 503 if its turn is too far away."""
         model = _model(call)
         lane = self._lane(model)
-        # All models share the cores, and what is under way is what a newcomer waits for.
-        ahead = sum(other.inside * other.turn for other in self._lanes.values() if other.inside) / self._threads
-        if ahead > self._wait and lane.inside:
+        ahead = lane.inside * lane.turn
+        if ahead > self._wait and lane.inside >= self._threads:
             said = f"{model.name} has {ahead:.1f} s of requests to answer first; ask again"
             raise RequestError(503, said, [("retry-after", "1")])
         lane.inside += 1
@@ -86,7 +96,10 @@ class Inference:
         """The end of a request, however it ended; nothing happens to one that was not admitted."""
         if call.admitted:
             call.admitted = False
-            self._lane(_model(call)).inside -= 1
+            lane = self._lane(_model(call))
+            lane.inside -= 1
+            if call.batch:
+                lane.answered(call.arrived or call.started)
 
     async def run(
         self, call: Call, arrays: dict[str, np.ndarray], names: Sequence[str], timeout: float = 0.0
@@ -101,7 +114,7 @@ class Inference:
         since = time.perf_counter()
         if lane.cost * call.items <= _INLINE_S:
             ready = asyncio.get_running_loop().create_future()
-            lane.waiting.append(_Asked(call, arrays, tuple(names), ready, since))
+            lane.waiting.append(_Asked(call, arrays, tuple(names), ready, since, timeout))
             if not lane.flush_at_end:
                 lane.flush_at_end = True
                 asyncio.get_running_loop().call_soon(_flush, model, lane)
@@ -110,13 +123,12 @@ class Inference:
             async with self._turns:
                 call.waited = time.perf_counter() - since
                 if timeout and call.waited > timeout:
-                    raise RequestError(503, f"it waited {call.waited:.3f} s for its turn, longer than its timeout",
-                                       [("retry-after", "1")])  # fmt: skip
+                    raise _too_late(call.waited)
                 started = time.perf_counter()
                 loop = asyncio.get_running_loop()
                 results, spent = await loop.run_in_executor(self._pool, _run_alone, model, arrays, names)
                 call.computed, call.batch = time.perf_counter() - started, call.items
-                lane.learn(call.items, 1, spent)
+                lane.learn(call.items, spent)
         call.outputs = dict(zip(names, results, strict=True))
         return results
 
@@ -144,19 +156,31 @@ def _model(call: Call) -> LoadedModel:
     return call.model
 
 
+def _too_late(waited: float) -> RequestError:
+    said = f"it waited {waited:.3f} s for its turn, longer than its timeout"
+    return RequestError(503, said, [("retry-after", "1")])
+
+
 def _flush(model: LoadedModel, lane: _Lane) -> None:
-    """Run everything that this turn of the loop has made ready, together where it fits together."""
-    lane.flush_at_end = False
+    """Run what this turn of the loop has made ready, together where it fits together; what is left runs in the next
+    turn, so that between two batches others are let in or refused.
+    """
+    batch = [lane.waiting.popleft()]
+    items = batch[0].call.items
     most = min(_MAX_BATCH, max(1, int(_TURN_S / lane.cost)))
-    while lane.waiting:
-        batch = [lane.waiting.popleft()]
-        items = batch[0].call.items
-        while model.can_batch and lane.waiting and lane.waiting[0].names == batch[0].names:
-            if items + lane.waiting[0].call.items > most:
-                break
-            batch.append(lane.waiting.popleft())
-            items += batch[-1].call.items
-        _run_together(model, lane, [asked for asked in batch if not asked.ready.done()])
+    while model.can_batch and lane.waiting and lane.waiting[0].names == batch[0].names:
+        if items + lane.waiting[0].call.items > most:
+            break
+        batch.append(lane.waiting.popleft())
+        items += batch[-1].call.items
+    lane.flush_at_end = bool(lane.waiting)
+    if lane.waiting:
+        asyncio.get_running_loop().call_soon(_flush, model, lane)
+    now = time.perf_counter()
+    for asked in batch:
+        if asked.timeout and now - asked.since > asked.timeout and not asked.ready.done():
+            asked.ready.set_exception(_too_late(now - asked.since))
+    _run_together(model, lane, [asked for asked in batch if not asked.ready.done()])
 
 
 def _run_together(model: LoadedModel, lane: _Lane, batch: list[_Asked]) -> None:
@@ -180,7 +204,7 @@ def _run_together(model: LoadedModel, lane: _Lane, batch: list[_Asked]) -> None:
         return
     seconds = time.perf_counter() - started
     items = sum(asked.call.items for asked in batch)
-    lane.learn(items, len(batch), time.thread_time() - spent)
+    lane.learn(items, time.thread_time() - spent)
     for asked, results in zip(batch, parts, strict=True):
         call = asked.call
         call.waited, call.batch = started - asked.since, items

@@ -16,6 +16,7 @@ import simdjson
 from nightshift.serving.tensors import RequestError
 
 _SHORT = 2_000  # bytes below which the plain parser is as fast
+_KEPT = 1 << 20  # bytes; a parser keeps several times its longest document, so one that read a longer one goes
 _local = threading.local()  # a parser keeps its buffers, and serves one document at a time
 
 
@@ -51,8 +52,26 @@ def _fast(text: bytes) -> Any:
             del value
     finally:
         del document  # a living element would block the parser
-    _local.parser = parser
+    if len(text) <= _KEPT:
+        _local.parser = parser
+    _demand_flat(text, found)
     return found
+
+
+def _demand_flat(text: bytes, found: dict[str, Any]) -> None:
+    """simdjson flattens [1, [2], 3] without a word, so the brackets must be those of the lists that are known.
+
+    Raises ValueError for one more, be it only in a text: the plain parser sees what it is.
+    """
+    known = [found.get("inputs"), found.get("outputs")]
+    for tensor in known[0] if isinstance(known[0], list) else ():
+        if isinstance(tensor, dict):
+            known += [tensor.get("shape"), tensor.get("data")]
+    at = -1
+    for _ in range(sum(isinstance(each, list | np.ndarray) for each in known)):
+        at = text.find(b"[", at + 1)
+    if text.find(b"[", at + 1) >= 0:
+        raise ValueError
 
 
 def _inputs(value: Any) -> Any:
@@ -85,7 +104,7 @@ def _numbers(value: Any) -> Any:
             return _plain(value)
     except ValueError:  # beyond 64 bits with a sign
         return _plain(value)
-    return found if len(found) == len(value) else _plain(value)  # a nested list would have been flattened
+    return found if len(found) == len(value) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

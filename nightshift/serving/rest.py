@@ -25,6 +25,7 @@ from nightshift.serving.watch import Watch
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
 _BIG_BODY = 1 << 20  # bytes from which reading it would hold up everybody in the event loop
+_STALLED_S = 0.5
 
 
 log = logging.getLogger("nightshift.serving")
@@ -186,10 +187,21 @@ class Rest:
         models = (self.engine.find(name, None) for name in self.engine.names())
         return {model.name: (model.manifest, [(model.digest, role)]) for model, role in models}
 
-    async def _predict(self, call: Call, model: LoadedModel, header: Header, body: AsyncIterable[bytes]) -> Answer:
+    async def _admitted(self, call: Call, header: Header, body: AsyncIterable[bytes]) -> bytes:
+        """The body of a request that is let in at its headers; who sends it slowly gives the place back meanwhile."""
         self.inference.admit(call)
-        data = await bodies.whole(header("content-length"), body)
-        call.received = len(data)
+        stalled = asyncio.get_running_loop().call_later(_STALLED_S, self.inference.leave, call)
+        try:
+            data = await bodies.whole(header("content-length"), body)
+        finally:
+            stalled.cancel()
+        call.received, call.arrived = len(data), time.perf_counter()
+        if not call.admitted:
+            self.inference.admit(call)
+        return data
+
+    async def _predict(self, call: Call, model: LoadedModel, header: Header, body: AsyncIterable[bytes]) -> Answer:
+        data = await self._admitted(call, header, body)
         arrays, items = await self._reader.read(model.manifest, header("content-type") or "", data)
         results = await self.inference.run(call, arrays, list(model.outputs))
         outputs = dict(zip(model.outputs, results, strict=True))
@@ -198,10 +210,8 @@ class Rest:
         return _json(200, {**said, "seconds": time.perf_counter() - call.started, "predictions": predictions})
 
     async def _infer(self, call: Call, model: LoadedModel, header: Header, body: AsyncIterable[bytes]) -> Answer:
-        self.inference.admit(call)
         json_length = _json_length(header("inference-header-content-length"))
-        data = await bodies.whole(header("content-length"), body)
-        call.received = len(data)
+        data = await self._admitted(call, header, body)
         if (encoding := header("content-encoding")) is not None:
             data = await asyncio.to_thread(bodies.inflate, data, encoding)
         if len(data) > _BIG_BODY:
