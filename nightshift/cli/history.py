@@ -38,6 +38,7 @@ def history(
     for order, outcome in entries:
         state = f"[{_COLORS[outcome.state]}]{outcome.state}[/] {escape(outcome.reason)}" if outcome else "none yet"
         when = f"{order.ordered_at:%Y-%m-%d %H:%M:%S}"
-        what, who, why = order.what, escape(order.who), escape(order.reason)
+        what = f"{order.what}, canary {order.canary.weight:.0%}" if order.canary else order.what
+        who, why = escape(order.who), escape(order.reason)
         table.add_row(str(order.sequence), when, short(order.digest), what, who, why, state)
     Console().print(table)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from nightshift.cli.connect import Connection
 from nightshift.errors import NightshiftError
+from nightshift.releases.ledger import Canary
 from nightshift.releases.manifest import short
 from nightshift.releases.promotion import promote
 
@@ -22,7 +23,15 @@ def demand(reason: str, what: str) -> None:
 
 
 def order(
-    connection: Connection, model: str, digest: str, what: Literal["promote", "rollback"], reason: str, *, as_json: bool
+    connection: Connection,
+    model: str,
+    digest: str,
+    what: Literal["promote", "rollback"],
+    reason: str,
+    canary: Canary | None = None,
+    slower: float | None = None,
+    *,
+    as_json: bool,
 ) -> None:
     """Order this release (full digest) under this person's name, wait for the outcome, and exit with its status."""
     console = Console(stderr=True)
@@ -37,6 +46,8 @@ def order(
         reason=reason,
         evidence={},
         deadline_s=DEADLINE_S,
+        canary=canary,
+        slower=slower,
         say=lambda line: console.print(line, markup=False, style="dim"),
     )
     if as_json:

@@ -3,8 +3,10 @@
     ledger/<model>/orders/00000007.json      create-only: of two writers one gets the number, the other decides again
     ledger/<model>/outcomes/00000007.json    create-only: proven, refused, or superseded by a newer order
 
-Endpoints serve the newest order that is proven or has no outcome yet. The champion is the newest proven one. A writer
-that dies leaves an order without outcome, never a gap: the next writer settles it after its deadline.
+Endpoints serve the newest order that is proven or has no outcome yet. The champion is the newest proven one. An order
+of the kind "canary" makes no champion: while it is the newest and has no outcome, endpoints give its release a share of
+the requests; proven means that an order for a champion may follow. A writer that dies leaves an order without outcome,
+never a gap: the next writer settles it after its deadline.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -12,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from nightshift.releases import entries
 from nightshift.releases.entries import FORMAT
@@ -20,18 +22,38 @@ from nightshift.releases.manifest import Name, Sha256
 from nightshift.releases.store import Store
 
 
+class Canary(BaseModel):
+    """How a release is tried beside the champion before it may take its place.
+
+    ``weight`` is its share of the requests that name no version; ``requests`` is how many it must have answered within
+    ``minutes``. It is refused when it fails more often than the champion, is slower by more than ``times``, or gives
+    an answer more often than ``times`` as often, or less often than one in ``times``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    weight: float = Field(gt=0, lt=1)
+    minutes: float = Field(default=30, gt=0)
+    requests: int = Field(default=500, ge=1)
+    times: float = Field(default=2.0, gt=1)
+
+
 class Order(entries.Entry):
     """Serve this release. ``previous`` is the digest that endpoints served or were to serve before it.
 
     ``what`` "deploy" is a night's, "promote" and "rollback" are a person's. ``away_from`` holds the model digests that
-    a rollback takes away, which no night orders again. ``id`` tells two writers of equal orders apart.
+    a rollback takes away, which no night orders again. ``id`` tells two writers of equal orders apart. An order of
+    the kind "canary" says how it is tried in ``canary``. Endpoints refuse a release whose golden requests take more
+    than ``slower`` times as long as the champion's; None does not bind.
     """
 
     format: int = FORMAT
     sequence: int = Field(ge=1)
     id: str
     model: Name
-    kind: Literal["champion"] = "champion"
+    kind: Literal["champion", "canary"] = "champion"
+    canary: Canary | None = None
+    slower: float | None = None
     digest: Sha256
     model_digest: Sha256
     previous: Sha256 | None
@@ -98,14 +120,21 @@ class Ledger:
     def candidates(self, model: str) -> Iterator[Order]:
         """What an endpoint may serve, best first: orders without outcome, newest first, then the champion."""
         for order, outcome in self._newest_first(model):
+            if order.kind == "canary":
+                continue
             if outcome is None or outcome.state == "proven":
                 yield order
             if outcome is not None and outcome.state == "proven":
                 return
 
+    def canary(self, model: str) -> Order | None:
+        """The canary that endpoints try: the newest order, if it is one and has no outcome yet."""
+        order, outcome = next(self._newest_first(model), (None, None))
+        return order if order and order.kind == "canary" and outcome is None else None
+
     def live(self, model: str) -> Order | None:
-        """The champion: the newest proven order."""
-        return next((order for order, out in self._newest_first(model) if out and out.state == "proven"), None)
+        """The champion: the newest proven order that is no canary's."""
+        return next((order for order, outcome in self._newest_first(model) if _is_champion(order, outcome)), None)
 
     def wanted(self, model: str) -> Order | None:
         """What endpoints serve: the newest order that is proven or has no outcome yet."""
@@ -122,6 +151,8 @@ class Ledger:
         reason: str,
         evidence: dict[str, Any],
         deadline: timedelta,
+        canary: Canary | None = None,
+        slower: float | None = None,
         check: Callable[[History], None] | None = None,
     ) -> Order:
         """Put an order under the next number, as often as it takes.
@@ -134,7 +165,7 @@ class Ledger:
             history = self.history(model)
             if check:
                 check(history)
-            before = next((o for o, out in reversed(history) if out is None or out.state == "proven"), None)
+            before = now_serving(history)
             champion = live(history)
             taken_away = {o.model_digest for o in (before, champion) if o and what == "rollback"} - {model_digest}
             at = now()
@@ -144,6 +175,9 @@ class Ledger:
                 model=model,
                 digest=digest,
                 model_digest=model_digest,
+                kind="canary" if canary else "champion",
+                canary=canary,
+                slower=slower,
                 previous=before.digest if before else None,
                 who=who,
                 what=what,
@@ -181,8 +215,17 @@ class Ledger:
 
 
 def live(history: Sequence[tuple[Order, Outcome | None]]) -> Order | None:
-    """The champion of a history (oldest first): its newest proven order."""
-    return next((order for order, outcome in reversed(history) if outcome and outcome.state == "proven"), None)
+    """The champion of a history (oldest first): its newest proven order that is no canary's."""
+    return next((order for order, outcome in reversed(history) if _is_champion(order, outcome)), None)
+
+
+def now_serving(history: Sequence[tuple[Order, Outcome | None]]) -> Order | None:
+    """The newest order by which endpoints serve, or are about to: a canary while it is tried, else a champion."""
+    return next((order for order, out in reversed(history) if out is None or _is_champion(order, out)), None)
+
+
+def _is_champion(order: Order, outcome: Outcome | None) -> bool:
+    return order.kind == "champion" and outcome is not None and outcome.state == "proven"
 
 
 def barred(history: Sequence[tuple[Order, Outcome | None]], model_digest: str) -> str | None:
@@ -209,12 +252,12 @@ def barred(history: Sequence[tuple[Order, Outcome | None]], model_digest: str) -
 def rollback_target(history: Sequence[tuple[Order, Outcome | None]], without: Collection[str] = ()) -> Order | None:
     """What a rollback goes back to when nobody names it: the newest champion before the model that serves now.
 
-    Models that a person rolled back from are passed over, so that a second rollback goes further back; so are the
-    releases (digests) of ``without``.
+    While a canary is tried, that is the champion beside it. Models that a person rolled back from are passed over, so
+    that a second rollback goes further back; so are the releases (digests) of ``without``.
     """
-    now_serving = next((o for o, out in reversed(history) if out is None or out.state == "proven"), None)
+    serving = now_serving(history)
     for order, outcome in reversed(history):
-        if outcome and outcome.state == "proven" and now_serving and order.model_digest != now_serving.model_digest:
+        if _is_champion(order, outcome) and serving and order.model_digest != serving.model_digest:
             rolled_back = any(order.model_digest in later.away_from for later, _ in history)
             if not rolled_back and order.digest not in without:
                 return order

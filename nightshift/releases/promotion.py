@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import httpx
 
+from nightshift.releases import canary as canaries
 from nightshift.releases import golden, proof
 from nightshift.releases.errors import ReleaseConflict, ReleaseCorrupt, ReleaseUnknown
-from nightshift.releases.ledger import History, Ledger, Order, Outcome, barred, live, now
+from nightshift.releases.ledger import Canary, History, Ledger, Order, Outcome, barred, live, now
 from nightshift.releases.manifest import GOLDEN, Manifest, short
 from nightshift.releases.marks import Marks, retirement
 from nightshift.releases.proof import prove, reachable, tell
@@ -65,13 +66,19 @@ def promote(
     evidence: dict[str, Any],
     deadline_s: float,
     fence: str | None = None,
+    canary: Canary | None = None,
+    slower: float | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Make this release (full digest) the champion, and return only when that is proven or has failed.
 
-    ``fence`` is the digest of the opponent that the gate met (None: there was none) and binds only "deploy".
+    ``fence`` is the digest of the opponent that the gate met (None: there was none) and binds only "deploy". With a
+    ``canary`` the release is tried beside the champion first, by an order of its own; what is not refused then becomes
+    the champion by a second order. ``slower`` is how many times as long as the champion it may take (None: any).
     Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, StoreUnavailable.
     """
+    if canary:
+        canaries.demand_library()
     urls = [url.rstrip("/") for url in endpoints if url.strip()]
     if not urls:
         return Result("refused", None, "no endpoint is set: name its URLs in NIGHTSHIFT_ENDPOINTS, comma-separated")
@@ -85,6 +92,8 @@ def promote(
 
     with proof.http_client() as client:
         _settle_left_behind(client, urls, registry, ledger, model, digest, say)
+        if canary and not _is_to_be_tried(ledger.history(model), manifest, digest):
+            canary = None
         order = None
         if what == "deploy":
             order = _own_unsettled(ledger, model, digest)
@@ -103,8 +112,10 @@ def promote(
                         what=what,
                         reason=reason,
                         evidence={"verdict": manifest.verdict, **evidence},
-                        deadline=patience,
-                        check=_rules(registry, manifest, fence) if what == "deploy" else None,
+                        deadline=patience + timedelta(minutes=canary.minutes if canary else 0),
+                        canary=canary,
+                        slower=slower,
+                        check=_rules(registry, manifest, fence) if what == "deploy" else _alone if canary else None,
                     )
                 except _Wait as other:
                     say(str(other))
@@ -113,26 +124,62 @@ def promote(
                     order = _own_unsettled(ledger, model, digest)
         except _Stop as stop:
             return stop.result
-        say(f"order {order.sequence}: {model} {short(digest)}")
+        share = f" as a canary for {order.canary.weight:.0%} of the requests" if order.canary else ""
+        say(f"order {order.sequence}: {model} {short(digest)}{share}")
         _supersede_older(ledger, order)
         removed = _removed(registry, order)
         if removed:
             return Result("refused", order, ledger.settle(order, removed).reason)
         # An adopted order of a run that died may be past its deadline: it gets the time that a new one would get.
-        until = order.deadline if not order.expired() else now() + patience
-        outcome = ledger.settle(order, prove(client, urls, ledger, order, requests, until, say))
+        until = order.deadline if not order.expired() and not order.canary else now() + patience
+        outcome = prove(client, urls, ledger, order, requests, until, say)
+        if order.canary and outcome.state == "proven":  # it is tried everywhere
+            outcome = canaries.observe(client, urls, ledger, order, len(manifest.input.labels or ()), say)
+        outcome = ledger.settle(order, outcome)
         if outcome.state == "refused":
             for url in urls:
                 tell(client, url)  # back to the champion now, not at the next poll
-        return Result(outcome.state, order, outcome.reason)
+    if order.canary and outcome.state == "proven":
+        say(f"order {order.sequence} {outcome.reason}")
+        return promote(
+            registry,
+            ledger,
+            model,
+            digest,
+            endpoints=endpoints,
+            who=who,
+            what=what,
+            reason=reason,
+            evidence={**evidence, "canary": order.sequence},
+            deadline_s=deadline_s,
+            fence=fence,
+            slower=slower,
+            say=say,
+        )
+    return Result(outcome.state, order, outcome.reason)
+
+
+def _is_to_be_tried(history: History, manifest: Manifest, digest: str) -> bool:
+    """Not where nothing serves that it could be compared with, nor when it was tried last and is proven."""
+    champion = live(history)
+    if champion is None or champion.model_digest == manifest.model_digest:
+        return False
+    newest, outcome = history[-1]
+    return not (newest.kind == "canary" and newest.digest == digest and outcome and outcome.state == "proven")
+
+
+def _alone(history: History) -> None:
+    """Raises _Wait while another order is on its way."""
+    newest = next((order for order, outcome in reversed(history) if outcome is None), None)
+    champion = live(history)
+    if newest and (champion is None or newest.sequence > champion.sequence):
+        raise _Wait(f"waiting for the outcome of order {newest.sequence} of {newest.who}")
 
 
 def _rules(registry: Registry, manifest: Manifest, fence: str | None) -> Callable[[History], None]:
     def check(history: History) -> None:
-        newest = next((order for order, outcome in reversed(history) if outcome is None), None)
+        _alone(history)
         champion = live(history)
-        if newest and (champion is None or newest.sequence > champion.sequence):
-            raise _Wait(f"waiting for the outcome of order {newest.sequence} of {newest.who}")
         if champion and champion.model_digest == manifest.model_digest:
             raise _Stop("unchanged", f"{short(champion.digest)} serves already, by order {champion.sequence}")
         bar = barred(history, manifest.model_digest)
@@ -161,7 +208,7 @@ def _is_opponent(registry: Registry, champion: Order | None, fence: str | None) 
 
 def _own_unsettled(ledger: Ledger, model: str, digest: str) -> Order | None:
     """An order for this very release that a night's earlier, dead attempt put and did not settle: it is continued."""
-    wanted = ledger.wanted(model)
+    wanted = ledger.canary(model) or ledger.wanted(model)
     champion = ledger.live(model)
     if wanted and wanted.digest == digest and wanted.what == "deploy" and wanted != champion:
         return wanted
@@ -187,14 +234,29 @@ def _settle_left_behind(
             ledger.settle(order, Outcome(state="superseded", reason=f"superseded by order {newer.sequence}", at=now()))
         elif outcome is None and order.expired() and not (order.digest == digest and order.what == "deploy"):
             say(f"settling order {order.sequence} of {order.who}, which passed its deadline")
-            try:
-                requests = golden.load(registry.read(model, order.digest, GOLDEN))
-                outcome = prove(client, urls, ledger, order, requests, now() + _PROBE, say)
-            except (ReleaseCorrupt, ReleaseUnknown) as error:
-                outcome = Outcome(state="refused", reason=error.message, fault="release", at=now())
+            if order.canary:  # who watched it is gone, and nobody else saw all of it
+                reason = f"inconclusive as a canary: {order.who} did not judge it in time"
+                outcome = Outcome(state="refused", reason=reason, fault="endpoint", at=now())
+            else:
+                outcome = _prove_late(client, urls, registry, ledger, order, say)
             outcome = ledger.settle(order, outcome)
         if outcome is None or outcome.state == "proven":
             newer = newer or order
+
+
+def _prove_late(
+    client: httpx.Client,
+    urls: Sequence[str],
+    registry: Registry,
+    ledger: Ledger,
+    order: Order,
+    say: Callable[[str], None],
+) -> Outcome:
+    try:
+        requests = golden.load(registry.read(order.model, order.digest, GOLDEN))
+        return prove(client, urls, ledger, order, requests, now() + _PROBE, say)
+    except (ReleaseCorrupt, ReleaseUnknown) as error:
+        return Outcome(state="refused", reason=error.message, fault="release", at=now())
 
 
 def _supersede_older(ledger: Ledger, order: Order) -> None:

@@ -129,11 +129,13 @@ def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> b
         return False
     of_model = process["models"].get(order.model, {})
     refused, serving = of_model.get("refused"), of_model.get("serving")
+    if order.kind == "canary":
+        serving = (of_model.get("canary") or {}).get("digest")
     if refused and refused["sequence"] == order.sequence:
         replica.state, replica.reason = "refused", f"refuses it: {refused['reason']}"
         return False
     if serving != order.digest:
-        replica.reason = f"still serves {short(serving)}" if serving else "serves nothing yet"
+        replica.reason = _serves_else(order, serving)
         replica.fault = "release"
         if process.get("problem"):
             replica.reason += f" ({process['problem']})"
@@ -142,13 +144,22 @@ def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> b
     return True
 
 
+def _serves_else(order: Order, serving: str | None) -> str:
+    if order.kind == "canary":
+        return f"still tries {short(serving)}" if serving else "does not try it yet"
+    return f"still serves {short(serving)}" if serving else "serves nothing yet"
+
+
 def _wrong_answer(client: httpx.Client, url: str, order: Order, requests: Golden) -> str | None:
     """What is wrong with its answers to the golden requests, in words.
 
-    Each goes to the release by its version, and the first also to the model's plain path, where users are.
+    Each goes to the release by its version, and the first also to the model's plain path, where users are, if it is to
+    be the champion.
     """
     pinned, plain = f"/v2/models/{order.model}/versions/{short(order.digest)}/infer", f"/v2/models/{order.model}/infer"
-    asked = [(pinned, index, case) for index, case in enumerate(requests.cases)] + [(plain, 0, requests.cases[0])]
+    asked = [(pinned, index, case) for index, case in enumerate(requests.cases)]
+    if order.kind == "champion":
+        asked.append((plain, 0, requests.cases[0]))
     for path, index, case in asked:
         answer = client.post(url + path, json={"inputs": case.inputs})
         body: dict[str, Any] = answer.json()

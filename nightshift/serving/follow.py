@@ -9,7 +9,9 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,20 @@ from nightshift.releases.manifest import short
 from nightshift.releases.marks import Marks, retired, retirement
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import whole_file
+from nightshift.serving.canary import Tallies
 from nightshift.serving.engine import Engine, drop
 from nightshift.serving.model import LoadedModel, ReleaseRefused, load
 from nightshift.serving.processes import Peers
 
 POLL_S = 2.0
 _DRAIN_S = 30.0  # how long an old model may be kept by requests before that is worth a line in the log
+_QUICK_S = 0.005  # what answers so fast is not slow, whatever the champion takes: measured times scatter
 
 log = logging.getLogger("nightshift.serving")
+
+
+class _Overtaken(Exception):
+    """Another process of this endpoint is at a newer order already."""
 
 
 class Follower:
@@ -53,6 +61,8 @@ class Follower:
         self._known: set[str] = set()  # models with an order
         self._sequence: dict[str, int] = {}
         self._refused: dict[str, dict[str, Any]] = {}  # the newest refusal of each model, as /status shows it
+        self.tallies = Tallies()
+        self._trying: dict[str, Order] = {}  # per model the canary's order
         self._never_again: set[tuple[str, int]] = set()
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -81,6 +91,7 @@ class Follower:
                 "serving": self.engine.serving(name),
                 "sequence": self._sequence.get(name),
                 "refused": self._refused.get(name),
+                "canary": self._canary_status(name),
                 "retired": self.engine.tombstones.get(name, {}).get(""),
             }
             for name in sorted(self._known | set(self.engine.names()))
@@ -102,6 +113,17 @@ class Follower:
     def _of_process(self) -> dict[str, Any]:
         return {"process": self.peers.number, "pid": os.getpid(), "ready": self.ready, **self.status()}
 
+    def _canary_status(self, name: str) -> dict[str, Any] | None:
+        order, counts = self._trying.get(name), self.tallies.of(name)
+        if order is None or counts is None or order.canary is None:
+            return None
+        return {
+            "digest": order.digest,
+            "sequence": order.sequence,
+            "weight": order.canary.weight,
+            "counts": counts,
+        }
+
     def step(self) -> None:
         """One reading of the ledger and all that follows from it; never raises."""
         problem: str | None = None
@@ -115,6 +137,9 @@ class Follower:
         for name in sorted(self._known):
             try:
                 self._follow(name)
+                self._follow_canary(name)
+            except _Overtaken:
+                self.refresh()
             except (ReleaseError, OSError) as error:  # the store is away, this disk is full, an entry is unreadable
                 problem = f"{name}: {error.message if isinstance(error, ReleaseError) else error}"
         if problem:
@@ -149,33 +174,86 @@ class Follower:
                 return
             if (name, order.sequence) in self._never_again:
                 continue
-            loaded, fault, kind = None, "", "another process"
-            try:
-                loaded = self._load(name, order.digest)
-            except (StoreUnavailable, OSError):
-                raise  # says nothing about the release
-            except Exception as error:
-                fault, kind = str(getattr(error, "message", None) or error), _kind(error)
-            agreed = self.peers.agree(name, order.sequence, fault)
-            if agreed is None:
-                self.refresh()
+            loaded = self._agreed(order)
+            if loaded:
+                self._serve(loaded, order.sequence)
                 return
-            if agreed or loaded is None:
-                self._refuse(order, agreed or fault, kind)
-                continue
-            self._serve(loaded, order.sequence)
+
+    def _follow_canary(self, name: str) -> None:
+        """Try the canary that the ledger wants tried, and stop trying another."""
+        order = self.ledger.canary(name)
+        champion = self.engine.serving(name)
+        trying = self._trying.get(name)
+        if order is None or champion in (None, order.digest) or (name, order.sequence) in self._never_again:
+            order = None
+        if trying and (order is None or order.sequence != trying.sequence):
+            self._end_canary(name)
+            trying = None
+        if order is None or trying or order.canary is None:
             return
+        loaded = self._agreed(order)
+        if loaded is None:
+            return
+        self.tallies.begin(name, order.sequence)
+        self._trying[name] = order
+        self.engine.try_out(loaded, order.canary.weight)
+        log.info(
+            "%s: %s answers %g of the requests by order %d", name, loaded.version, order.canary.weight, order.sequence
+        )
+
+    def _end_canary(self, name: str) -> None:
+        self.tallies.end(name)
+        order = self._trying.pop(name)
+        log.info("%s: %s is tried no longer", name, short(order.digest))
+        self._drop(name, self.engine.end_canary(name))
+
+    def _agreed(self, order: Order) -> LoadedModel | None:
+        """The release of this order, loaded, if every process of this endpoint can serve it; else it is refused."""
+        loaded, fault, kind = None, "", "another process"
+        try:
+            loaded = self._load(order.model, order.digest)
+            fault = self._too_slow(order, loaded)
+            kind = "slow" if fault else kind
+        except (StoreUnavailable, OSError):
+            raise  # says nothing about the release
+        except Exception as error:
+            fault, kind = str(getattr(error, "message", None) or error), _kind(error)
+        agreed = self.peers.agree(order.model, order.sequence, fault)
+        if agreed is None:
+            raise _Overtaken
+        if agreed or loaded is None:
+            self._refuse(order, agreed or fault, kind)
+            return None
+        return loaded
+
+    def _too_slow(self, order: Order, loaded: LoadedModel) -> str:
+        """Why measured latency forbids it, in words: its golden requests against the champion's, on this machine."""
+        served = self.engine.served(order.model)
+        if order.slower is None or served is None or loaded.seconds <= _QUICK_S:
+            return ""
+        times = loaded.seconds / max(served.champion.seconds, _QUICK_S / order.slower)
+        if times <= order.slower:
+            return ""
+        took, before = loaded.seconds * 1000, served.champion.seconds * 1000
+        return (
+            f"its golden request takes {took:.1f} ms, the champion's {before:.1f}: {order.slower:g} times are allowed"
+        )
 
     def _end(self, name: str) -> None:
         """A model that was retired answers no more."""
+        if self._trying.get(name):
+            self._end_canary(name)
         old = self.engine.stop(name)
-        if old is None:
+        if not old:
             return
         log.info("%s", self.engine.tombstones[name][""])
         self._sequence.pop(name, None)
         self._keep_state({known: last for known, last in self._last_known().items() if known != name})
-        if not drop(old, _DRAIN_S):
-            log.warning("%s: requests still hold the retired model after %.0f s", name, _DRAIN_S)
+        self._drop(name, old)
+
+    def _drop(self, name: str, old: "Sequence[weakref.ref[LoadedModel]]") -> None:
+        if old and not drop(old, _DRAIN_S):
+            log.warning("%s: requests still hold the old release after %.0f s", name, _DRAIN_S)
 
     def _load(self, name: str, digest: str) -> LoadedModel:
         return load(self.registry.fetch(name, digest, self.copies), name, digest)
@@ -191,12 +269,13 @@ class Follower:
         )
 
     def _serve(self, loaded: LoadedModel, sequence: int) -> None:
+        self.tallies.end(loaded.name)
+        self._trying.pop(loaded.name, None)
         old = self.engine.swap(loaded)
         self.counts["swaps", loaded.name] += 1
         log.info("%s: serving %s by order %d", loaded.name, loaded.version, sequence)
         self._remember(loaded.name, loaded.digest, sequence)
-        if old is not None and not drop(old, _DRAIN_S):
-            log.warning("%s: requests still hold the old release after %.0f s", loaded.name, _DRAIN_S)
+        self._drop(loaded.name, old)
 
     def _remember(self, name: str, digest: str, sequence: int) -> None:
         self._sequence[name] = sequence

@@ -56,7 +56,7 @@ class Rest:
         self.follower = follower
         self.guard = guard
         self.watch = watch
-        self.watchers: list[Callable[[Call], None]] = [guard.watch, *watch.watchers]
+        self.watchers: list[Callable[[Call], None]] = [guard.watch, follower.tallies.watch, *watch.watchers]
         self.inference = inference
         self.about = dict(about)
         self._reader = people.Reader()
@@ -184,8 +184,14 @@ class Rest:
 
     def _served(self) -> dict[str, tuple[Manifest, list[tuple[str, str]]]]:
         """Each model's manifest, and the digests that are loaded of it with their roles."""
-        models = (self.engine.find(name, None) for name in self.engine.names())
-        return {model.name: (model.manifest, [(model.digest, role)]) for model, role in models}
+        every = [served for name in self.engine.names() if (served := self.engine.served(name))]
+        return {
+            served.champion.name: (
+                served.champion.manifest,
+                list(zip((model.digest for model in served.loaded), ("champion", "canary"), strict=False)),
+            )
+            for served in every
+        }
 
     async def _admitted(self, call: Call, header: Header, body: AsyncIterable[bytes]) -> bytes:
         """The body of a request that is let in at its headers; who sends it slowly gives the place back meanwhile."""

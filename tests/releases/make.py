@@ -71,14 +71,15 @@ def make_release(
     model: str = "toy",
     seed: int = 0,
     off: float = 0.0,
+    bias: float = 0.0,
     card: str = "a toy",
     verdict: str = "pass",
     lineage: dict | None = None,
     metrics: dict | None = None,
 ) -> str:
-    """A whole release folder; returns its digest. Other seeds are other models, other cards only other releases."""
+    """A whole release folder; returns its digest. Other seeds and biases are other models, other cards are not."""
     folder.mkdir(parents=True)
-    make_program(folder / manifests.PROGRAM, seed)
+    make_program(folder / manifests.PROGRAM, seed, bias)
     golden = make_golden(folder / manifests.PROGRAM, off=off)
     (folder / manifests.GOLDEN).write_text(json.dumps(golden))
     decision = {"verdict": verdict, "accuracy": 0.71, "reasons": ["accuracy 0.71 is at least 0.6"]}

@@ -75,7 +75,13 @@ def test_alive_ready_and_model_ready_are_200(served, path: str) -> None:
 def test_status_says_what_serves_by_which_order(served) -> None:
     world, endpoint, digest = served
     status = endpoint.status()
-    assert status["models"]["toy"] == {"serving": digest, "sequence": 1, "refused": None, "retired": None}
+    assert status["models"]["toy"] == {
+        "serving": digest,
+        "sequence": 1,
+        "refused": None,
+        "retired": None,
+        "canary": None,
+    }
     assert status["registry"] == world.store.url
     assert status["problem"] is None
 

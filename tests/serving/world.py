@@ -58,7 +58,9 @@ class World:
         make_release(folder, seed=seed, **settings)
         return self.registry.publish(folder)
 
-    def order(self, digest: str, state: Any = None, model: str = "toy", **settings: Any) -> Order:
+    def order(
+        self, digest: str, state: Any = None, model: str = "toy", deadline_s: float = 60, **settings: Any
+    ) -> Order:
         """Put an order and, if told, its outcome."""
         defaults: dict[str, Any] = {"who": "test", "what": "promote", "reason": "a test", "evidence": {}}
         try:
@@ -69,7 +71,7 @@ class World:
             model,
             digest=digest,
             model_digest=model_digest,
-            deadline=timedelta(minutes=1),
+            deadline=timedelta(seconds=deadline_s),
             **{**defaults, **settings},
         )
         if state:
