@@ -96,12 +96,12 @@ def test_a_canary_that_is_no_worse_becomes_the_champion(world: World, start, mon
 
 
 def test_a_canary_that_answers_otherwise_is_refused_at_once(world: World, start, monkeypatch) -> None:
-    first, second = world.publish(0), world.publish(0, bias=50.0)  # whatever it sees, it is a cat
+    first, second = world.publish(0), world.publish(0, bias=5000.0)  # whatever it sees, it is a cat
     world.order(first, "proven")
     endpoint = start()
     endpoint.wait_serving(first)
     ship = next(image for image in images() if not is_a_cat(endpoint, image))
-    long = Canary(weight=0.5, minutes=0.3, requests=30)
+    long = Canary(weight=0.5, minutes=60, requests=30)
     with traffic(endpoint, ship) as answers:
         result = promote_canary(world, endpoint, second, long, monkeypatch)
         wait_for(lambda: endpoint.of()["canary"] is None)
