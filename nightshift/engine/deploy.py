@@ -16,7 +16,7 @@ from nightshift.engine.report import Receipt, say
 from nightshift.engine.settings import home, setting
 from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseUnknown
-from nightshift.releases.ledger import Ledger
+from nightshift.releases.ledger import Canary, Ledger
 from nightshift.releases.promotion import promote
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
@@ -98,6 +98,8 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
         },
         deadline_s=settings["deploy"]["timeout_seconds"],
         fence=decision["opponent"],
+        canary=Canary(**trial) if (trial := settings["deploy"].get("canary")) else None,
+        slower=settings["deploy"].get("slower", 10.0),
         say=say,
     )
     order = result.order.sequence if result.order else None

@@ -11,6 +11,18 @@ from pipelines.params.section import Section
 from pipelines.params.train import Train
 
 
+class Canary(Section):
+    """How a night's release is tried beside the champion first; see docs/updating.md."""
+
+    weight: Annotated[float, Field(gt=0, lt=1)]
+    """Its share of the requests that name no version."""
+    minutes: Annotated[float, Field(gt=0)]
+    requests: Annotated[int, Field(ge=1)]
+    """How many it must have answered in that time."""
+    times: Annotated[float, Field(gt=1)] = 2.0
+    """How many times slower it may be, and how much more or less often it may give an answer."""
+
+
 class Deploy(Section):
     """What the night does with the release."""
 
@@ -18,6 +30,10 @@ class Deploy(Section):
     """The colour of a night whose challenger did not pass."""
     timeout_seconds: Annotated[int, Field(ge=1)]
     """How long every endpoint has to prove the release."""
+    slower: Annotated[float, Field(gt=1)] = 10.0
+    """How many times as long as the champion its golden requests may take."""
+    canary: Canary | None = None
+    """None: it serves at once."""
 
 
 class Model(Section):
