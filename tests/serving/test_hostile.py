@@ -1,5 +1,6 @@
 """What no client of good will sends: malformed bodies by the thousand, broken HTTP, senders that stall."""
 
+import copy
 import gzip
 import http.client
 import json
@@ -104,9 +105,9 @@ def spoil(rng: random.Random, value: object) -> None:
         if rng.random() < 0.2:
             value.pop(key, None)
         else:
-            value[key] = rng.choice(VALUES)
+            value[key] = copy.deepcopy(rng.choice(VALUES))
     elif isinstance(value, list) and value:
-        value[rng.randrange(len(value))] = rng.choice(VALUES)
+        value[rng.randrange(len(value))] = copy.deepcopy(rng.choice(VALUES))
 
 
 @pytest.mark.parametrize("datatype", [name for name in ONNX if name not in ("BOOL", "BYTES")])
