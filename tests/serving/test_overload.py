@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 
 @pytest.mark.timeout(600)
 def test_what_is_accepted_keeps_its_latency_at_five_times_the_capacity(world: World, start) -> None:
-    make_slow_release(world.folder / "slow", layers=60)
+    make_slow_release(world.folder / "slow", layers=200)
     digest = world.registry.publish(world.folder / "slow")
     world.order(digest, "proven", model="slow")
     endpoint: Endpoint = start()
