@@ -14,15 +14,19 @@ LABELS = ("cat", "dog", "ship")
 SHAPE = (4, 4, 3)
 
 
-def make_program(path: Path, seed: int = 0, bias: float = 0.0) -> None:
-    """image UINT8 [batch,4,4,3] -> probabilities FP32 [batch,3]: one dense layer and a softmax."""
+def make_program(path: Path, seed: int = 0, bias: float = 0.0, slow: bool = False) -> None:
+    """image UINT8 [batch,4,4,3] -> probabilities FP32 [batch,3]: one dense layer and a softmax.
+
+    A slow one first takes eight million sines of the picture, and answers the same.
+    """
     rng = np.random.default_rng(seed)
     weights = rng.normal(0, 0.02, (48, len(LABELS))).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["floats"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        *(_slowly() if slow else ()),
+        helper.make_node("Softmax", ["late" if slow else "logits"], ["probabilities"], axis=1),
     ]
     graph = helper.make_graph(
         nodes,
@@ -32,11 +36,24 @@ def make_program(path: Path, seed: int = 0, bias: float = 0.0) -> None:
         [
             numpy_helper.from_array(weights, "weights"),
             numpy_helper.from_array(np.array([bias, 0, 0], np.float32), "bias"),
+            *([numpy_helper.from_array(np.array([2**23]), "many")] if slow else []),
+            *([numpy_helper.from_array(np.float32(0), "nothing")] if slow else []),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
+
+
+def _slowly() -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("ReduceMax", ["logits"], ["top"], keepdims=0),
+        helper.make_node("Expand", ["top", "many"], ["tops"]),
+        helper.make_node("Sin", ["tops"], ["sines"]),
+        helper.make_node("ReduceMean", ["sines"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "nothing"], ["zero"]),
+        helper.make_node("Add", ["logits", "zero"], ["late"]),
+    ]
 
 
 def make_golden(program: Path, seed: int = 7, cases: int = 2, off: float = 0.0) -> dict:
@@ -72,6 +89,7 @@ def make_release(
     seed: int = 0,
     off: float = 0.0,
     bias: float = 0.0,
+    slow: bool = False,
     card: str = "a toy",
     verdict: str = "pass",
     lineage: dict | None = None,
@@ -79,7 +97,7 @@ def make_release(
 ) -> str:
     """A whole release folder; returns its digest. Other seeds and biases are other models, other cards are not."""
     folder.mkdir(parents=True)
-    make_program(folder / manifests.PROGRAM, seed, bias)
+    make_program(folder / manifests.PROGRAM, seed, bias, slow)
     golden = make_golden(folder / manifests.PROGRAM, off=off)
     (folder / manifests.GOLDEN).write_text(json.dumps(golden))
     decision = {"verdict": verdict, "accuracy": 0.71, "reasons": ["accuracy 0.71 is at least 0.6"]}

@@ -157,6 +157,20 @@ def test_a_release_with_wrong_golden_answers_is_refused(world: World, start) -> 
     assert endpoint.infer().headers["nightshift-digest"] == first
 
 
+def test_a_release_that_is_much_slower_is_refused_unless_the_order_allows_it(world: World, start) -> None:
+    first, slow = world.publish(0), world.publish(0, slow=True)
+    world.order(first, "proven")
+    endpoint = start()
+    endpoint.wait_serving(first)
+    world.order(slow, slower=5.0)
+    endpoint.refresh()
+    assert "5 times are allowed" in endpoint.wait_refused(slow)
+    assert endpoint.infer().headers["nightshift-digest"] == first
+    world.order(slow)
+    endpoint.refresh()
+    endpoint.wait_serving(slow)
+
+
 def test_an_order_of_a_release_that_nobody_published_is_refused_by_name(world: World, start) -> None:
     first = world.publish(0)
     world.order(first, "proven")
