@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import gzip
 import zlib
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterator, Awaitable
+from typing import Protocol
 
 from nightshift.serving.tensors import RequestError
 
@@ -16,28 +17,46 @@ _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # the protocol's deflate is 
 _WORTH_BYTES = 1024  # a shorter answer is not deflated
 
 
-async def whole(length: str | None, body: AsyncIterable[bytes]) -> bytes:
+class Body(Protocol):
+    """A request's body as RSGI has it: whole by a call, or chunk by chunk."""
+
+    def __call__(self) -> Awaitable[bytes]: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+async def whole(length: str | None, body: Body) -> bytes:
     """The body. Raises RequestError 413 beyond MAX_BODY, 408 beyond BODY_TIMEOUT_S, 400 when it breaks off."""
-    too_big = RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
-    if length is not None and length.isdecimal() and int(length) > MAX_BODY:
-        raise too_big
-    chunks, size = [], 0
+    known = length is not None and length.isdecimal()
     try:
         # Nobody's server has a timeout for bodies: who sends a byte now and then would hold a connection for ever.
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in body:
-                size += len(chunk)
-                if size > MAX_BODY:
-                    raise too_big
-                chunks.append(chunk)
+            if known and int(length or 0) <= MAX_BODY:
+                return await body()  # one turn of the loop instead of one a chunk
+            if known:
+                raise _too_big()
+            return await _counted(body)
     except TimeoutError:
         raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
     except RuntimeError as error:  # granian's own, for a body that breaks off or a chunk that is none
         raise RequestError(400, f"the body cannot be read: {error}") from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def drain(body: AsyncIterable[bytes]) -> None:
+async def _counted(body: Body) -> bytes:
+    chunks, size = [], 0
+    async for chunk in body:
+        size += len(chunk)
+        if size > MAX_BODY:
+            raise _too_big()
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_big() -> RequestError:
+    return RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
+
+
+async def drain(body: Body) -> None:
     """Take a little of a body that nobody wants: an answer before its end would be lost with the connection."""
     taken = 0
     with contextlib.suppress(TimeoutError, RuntimeError):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from typing import Any
@@ -13,6 +13,7 @@ import orjson
 
 from nightshift.releases.manifest import Manifest
 from nightshift.serving import bodies, openapi, people, protocol, site
+from nightshift.serving.bodies import Body
 from nightshift.serving.call import Call
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
@@ -61,7 +62,7 @@ class Rest:
         self.about = dict(about)
         self._reader = people.Reader()
 
-    async def answer(self, method: str, path: str, header: Header, body: AsyncIterable[bytes]) -> Answer:
+    async def answer(self, method: str, path: str, header: Header, body: Body) -> Answer:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
         call = Call(request_id(header("x-request-id")), "rest", "", time.perf_counter())
         if method == "OPTIONS" and (allowed := self.guard.hosts.cors(header)):
@@ -95,7 +96,7 @@ class Rest:
         method: str,
         path: str,
         header: Header,
-        body: AsyncIterable[bytes],
+        body: Body,
         call: Call,
     ) -> Answer:
         match path.removeprefix("/").split("/"):
@@ -193,7 +194,7 @@ class Rest:
             for served in every
         }
 
-    async def _admitted(self, call: Call, header: Header, body: AsyncIterable[bytes]) -> bytes:
+    async def _admitted(self, call: Call, header: Header, body: Body) -> bytes:
         """The body of a request that is let in at its headers; who sends it slowly gives the place back meanwhile."""
         self.inference.admit(call)
         stalled = asyncio.get_running_loop().call_later(_STALLED_S, self.inference.leave, call)
@@ -206,7 +207,7 @@ class Rest:
             self.inference.admit(call)
         return data
 
-    async def _predict(self, call: Call, model: LoadedModel, header: Header, body: AsyncIterable[bytes]) -> Answer:
+    async def _predict(self, call: Call, model: LoadedModel, header: Header, body: Body) -> Answer:
         data = await self._admitted(call, header, body)
         arrays, items = await self._reader.read(model.manifest, header("content-type") or "", data)
         results = await self.inference.run(call, arrays, list(model.outputs))
@@ -215,7 +216,7 @@ class Rest:
         predictions = people.tell(model.manifest, outputs, items)
         return _json(200, {**said, "seconds": time.perf_counter() - call.started, "predictions": predictions})
 
-    async def _infer(self, call: Call, model: LoadedModel, header: Header, body: AsyncIterable[bytes]) -> Answer:
+    async def _infer(self, call: Call, model: LoadedModel, header: Header, body: Body) -> Answer:
         json_length = _json_length(header("inference-header-content-length"))
         data = await self._admitted(call, header, body)
         if (encoding := header("content-encoding")) is not None:
