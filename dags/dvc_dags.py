@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, get_parsing_context
+from approval_operator import ApprovalOperator
 from dvc_graph import Dag, lay_out
 from dvc_operator import EngineOperator
 from dvc_tip import hand_on, of_task, of_tip
@@ -18,8 +19,9 @@ from night_operator import TellOperator
 
 HOME = Path(os.environ["NIGHTSHIFT_HOME"])
 # In a team, what touches the repository or the ledger, or writes to people, runs on the one worker that may.
-EVENTS = {"begin", "record", "deploy", "tell"}
+EVENTS = {"begin", "record", "approval", "deploy", "tell"}
 EVENTS_QUEUE = os.environ.get("NIGHTSHIFT_EVENTS_QUEUE")
+OPERATORS: dict[str, Any] = {"tell": TellOperator, "approval": ApprovalOperator}
 REASON = Param(None, type=["null", "string"], maxLength=500, description="Why, for the record.")
 RERUN = Param(
     False,
@@ -83,8 +85,7 @@ def build(dag: Dag, schedule: dict[str, str] | None = None) -> None:
                 settings["queue"] = EVENTS_QUEUE
             if task.verb == "record":
                 settings["outlets"] = [Asset(name=dag.id, uri=f"nightshift://{dag.id}")]
-            operator = TellOperator if task.verb == "tell" else EngineOperator
-            tasks[task.id] = operator(
+            tasks[task.id] = OPERATORS.get(task.verb, EngineOperator)(
                 task_id=task.id, verb=task.verb, argument=task.argument, night=task.night, doc_md=task.doc, **settings
             )
             if task.verb == "tell":  # it runs however the others ended, and the run is as red as it is

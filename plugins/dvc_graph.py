@@ -13,6 +13,7 @@ ingest       ``data/<dataset>``, ``data/profiles/<dataset>``  before the stages 
 accept       the answer to a verdict                          after ``artifacts/validations/<dataset>``
 pin          ``champions/<model>.json``                       before the stages that read it, after theirs
 record       the branch                                       after all stages
+approval     a person's answer about a release                before deploy, where the model's policy asks for it
 deploy       the ledger                                       last, where a release is published
 tell         the run's part of the night                      after all others, however they ended
 ===========  ===============================================  ==========================================
@@ -67,7 +68,8 @@ def lay_out(graph: dict[str, Any]) -> list[Dag]:
         for path in stage["deps"]
         if path.startswith(PROFILES) and path in graph["data"]
     }
-    dags = [_dag(home, stages, homes, ingested) for home in sorted(set(homes.values()))]
+    approvals = set(graph.get("approvals") or ())
+    dags = [_dag(home, stages, homes, ingested, approvals) for home in sorted(set(homes.values()))]
     after = {dag.id: dag.after for dag in dags}
     for dag in dags:
         queues = {task.id: task.hints["queue"] for task in dag.tasks.values() if "queue" in task.hints}
@@ -76,7 +78,9 @@ def lay_out(graph: dict[str, Any]) -> list[Dag]:
     return dags
 
 
-def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dict[str, str]) -> Dag:
+def _dag(
+    home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dict[str, str], approvals: set[str]
+) -> Dag:
     mine = {name: stage for name, stage in stages.items() if homes[name] == home}
     after = {homes[up] for stage in mine.values() for up in stage["upstream"] if homes.get(up, home) != home}
 
@@ -102,7 +106,8 @@ def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dic
                 published.append(match[1])
 
     verbs = {"ingest": read_data, "accept": verdicts, "pin": champions, "deploy": published}
-    ids = _ids(list(mine), {"begin", "record", "tell", *(verb for verb, owned in verbs.items() if owned)})
+    asked = {"approval"} if approvals & set(published) else set()
+    ids = _ids(list(mine), {"begin", "record", "tell", *asked, *(verb for verb, owned in verbs.items() if owned)})
     tasks = {
         ids[name]: Task(
             id=ids[name],
@@ -138,6 +143,12 @@ def _dag(home: str, stages: dict[str, Any], homes: dict[str, str], ingested: dic
     tasks["begin"] = Task("begin", "begin", doc=DOCS["begin"])
     for model in published:
         add("deploy", model, len(published), {"record"}, set())
+        if model in approvals:
+            add("approval", model, len(published), {"record"}, set())
+            answered, acts = (
+                (verb if len(published) == 1 else f"{verb}.{_plain(model)}") for verb in ("approval", "deploy")
+            )
+            tasks[acts].upstream = {answered}
     # After each of them, not after the last one alone: that one is decided as soon as something before it has failed.
     tasks["tell"] = Task("tell", "tell", upstream=set(tasks), doc=DOCS["tell"])
     tracked = [key for stage in mine.values() for keys in stage["params"].values() for key in keys]
@@ -170,6 +181,7 @@ DOCS = {
     "accept": "Reads the verdict; a refused day is held, and the run ends here.",
     "pin": "Names the release that the challenger meets.",
     "record": "One commit with what this run found.",
+    "approval": "Asks a person whether this release shall serve, if the gate passed it; deploy acts on the answer.",
     "deploy": "Orders the release, and waits until the endpoint proves that it answers; else the old one goes on.",
     "tell": "Says what became of this run, also of a red one; who is the last of its night tells the night.",
 }

@@ -27,7 +27,7 @@ class Teller(EngineOperator):
         for message in messages:
             how, said = "not_wanted", ""
             if message["wanted"]:
-                how, said = _notify(message, url) if url else ("no_address", "")
+                how, said = notify(message, url) if url else ("no_address", "")
             if how == "failed":
                 self.log.error("the message of night %s is not out: %s", message["name"], said)
             self.engine("sent", message["name"], "--how", how, "--said", said)
@@ -104,8 +104,8 @@ class LateOperator(Teller):
         return {"state": str(state), "tasks": context["ti"].get_task_states(dag_id=dag, run_ids=[run]).get(run, {})}
 
 
-def _notify(message: dict[str, Any], url: str) -> tuple[str, str]:
-    """``sent``, or ``failed`` and why, without the secrets of the URL."""
+def notify(message: dict[str, Any], url: str) -> tuple[str, str]:
+    """Send a message (``subject``, ``body``, ``kind``): ``sent``, or ``failed`` and why, without the URL's secrets."""
     said: list[str] = []
     thread = threading.Thread(target=_apprise, args=(message, url, said), daemon=True)
     thread.start()
@@ -124,13 +124,13 @@ def _apprise(message: dict[str, Any], url: str, said: list[str]) -> None:
 
     log = logging.getLogger("apprise")
     log.propagate = False
-    good = message["kind"] in ("promoted", "not passed", "not asked", "superseded", "taken", "done", "unchanged")
+    bad = message["kind"] in ("failed", "held", "refused", "fenced", "barred", "late")
     try:
         with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as heard:
             notifier = AppriseNotifier(
                 title=message["subject"],
                 body=message["body"],
-                notify_type=apprise.NotifyType.SUCCESS if good else apprise.NotifyType.FAILURE,
+                notify_type=apprise.NotifyType.FAILURE if bad else apprise.NotifyType.SUCCESS,
                 config=url,  # type: ignore[arg-type]  # its library takes URLs too
             )
             # Not by calling it: that would render what a person wrote into params or a file name as a template.

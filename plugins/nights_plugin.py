@@ -19,6 +19,7 @@ from airflow.plugins_manager import AirflowPlugin
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+PLAIN = r"^[A-Za-z0-9][A-Za-z0-9._:+~@-]{0,249}$"  # a DAG, a run, a model; never an option, never a path
 NAME = r"^\d{4}-\d{2}-\d{2}\.\d{1,9}$"
 FRESH_S = 5  # for so long an answer of the engine is good
 PATIENCE_S = 60
@@ -71,6 +72,14 @@ def build() -> "FastAPI":
             return page("problem.html", 404, title=f"There is no night {name}", text="It may have been removed by age.")
         return page("night.html", night=night)
 
+    @pages.get("/report/{dag}/{run}/{model}", dependencies=logged_in)
+    def report(
+        dag: Annotated[str, Part(pattern=PLAIN)],
+        run: Annotated[str, Part(pattern=PLAIN)],
+        model: Annotated[str, Part(pattern=PLAIN)],
+    ) -> HTMLResponse:
+        return HTMLResponse(engine("report", model, "--dag", dag, "--run", run), 200, HEADERS)
+
     @pages.exception_handler(Unreadable)
     def unreadable(_: Request, error: Unreadable) -> HTMLResponse:
         return page("problem.html", 503, title="The nights cannot be read", text=str(error))
@@ -100,17 +109,26 @@ def ask(name: str | None = None) -> Any:
         at, answer = _answers.get(key, (0.0, None))
         if at and time.monotonic() - at < FRESH_S:
             return answer
-        command = [sys.executable, "-m", "nightshift.engine", "nights", *([name] if name else [])]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-        except subprocess.TimeoutExpired:
-            raise Unreadable(f"no answer within {PATIENCE_S} s") from None
-        if done.returncode:
-            raise Unreadable(re.sub(r"^error: ", "", done.stderr.strip())[-2000:])
-        answer = json.loads(done.stdout)
+        answer = json.loads(engine("nights", *([name] if name else [])))
         _answers.clear()
         _answers[key] = (time.monotonic(), answer)
         return answer
+
+
+def engine(*arguments: str) -> str:
+    """What a verb of the engine prints.
+
+    Raises:
+        Unreadable: it failed; its last words.
+    """
+    command = [sys.executable, "-m", "nightshift.engine", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise Unreadable(f"no answer within {PATIENCE_S} s") from None
+    if done.returncode:
+        raise Unreadable(re.sub(r"^error: ", "", done.stderr.strip())[-2000:])
+    return done.stdout
 
 
 class NightsPlugin(AirflowPlugin):

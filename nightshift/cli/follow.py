@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -48,6 +49,8 @@ class Followed:
     awaited: set[str] = field(default_factory=set)
     tasks: dict[str, str] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
+    asks: str = ""
+    """The task that waits for a person's answer: nobody waits beside it."""
 
     def line(self) -> Text:
         """The whole run on one line."""
@@ -106,7 +109,7 @@ def _wait(airflow: Airflow, followed: list[Followed], pause: float, show: Callab
                     if started not in known:
                         followed.append(Followed(started, airflow.tasks(started.dag)))
         show("")
-        if all(one.state in ENDED and not one.awaited for one in followed):
+        if all((one.state in ENDED or one.asks) and not one.awaited for one in followed):
             return
         time.sleep(pause)
 
@@ -114,6 +117,7 @@ def _wait(airflow: Airflow, followed: list[Followed], pause: float, show: Callab
 def _look(airflow: Airflow, one: Followed) -> list[str]:
     """Takes in the run's tasks as they are now; returns what changed, in words."""
     changes = []
+    one.asks = ""
     for task, instance in airflow.instances(one.run).items():
         state = STATES.get(instance["state"] or "", "waiting")
         if state == "done" and one.tasks.get(task) in ("done", "unchanged", "restored"):
@@ -130,6 +134,13 @@ def _look(airflow: Airflow, one: Followed) -> list[str]:
             if line and line != one.said.get(task):
                 one.said[task] = line
                 changes.append(f"{task}: {line}")
+        if instance["state"] == "awaiting_input":
+            one.asks = task
+            if not one.said.get(task):
+                one.said[task] = (
+                    f"waits for a person: {airflow.url}/dags/{one.run.dag}/runs/{quote(one.run.id, safe='')}"
+                )
+                changes.append(f"{task}: {one.said[task]}")
         if instance["state"] == "queued" and not one.said.get(task) and _queued_for(instance) > QUEUED_S:
             one.said[task] = f"no worker has taken it: it waits on queue {instance['queue']}"
             changes.append(f"{task}: {one.said[task]}")

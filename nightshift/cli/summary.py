@@ -59,7 +59,7 @@ class Model:
 
 @dataclass
 class Summary:
-    """The night, whole. ``exit_code`` is the command's: 0 ended, 1 a run failed, 3 a day is held."""
+    """The night, whole. ``exit_code``: 0 it ended, 1 a run failed, 3 a day is held or a person is asked."""
 
     data_sets: list[DataSet]
     models: list[Model]
@@ -76,7 +76,7 @@ class Summary:
         if any(data.state == "held" for data in self.data_sets):
             return 3
         states = [data.state for data in self.data_sets] + [one.state for one in self.models]
-        return int("failed" in states)
+        return 1 if "failed" in states else 3 if "asking" in states else 0
 
     def json(self) -> str:
         """As JSON; passwords are not in it."""
@@ -247,8 +247,9 @@ def show(console: Console, summary: Summary) -> None:
     line("next night", summary.next_night)
 
 
-EVENTS = {"begin", "ingest", "accept", "pin", "record", "deploy", "tell"}
+EVENTS = {"approval", "begin", "ingest", "accept", "pin", "record", "deploy", "tell"}
 COLORED = {"success": "[green]done[/]", "failed": "[bold red]failed[/]", "held": "[bold yellow]held[/]"}
+COLORED |= {"asking": "[bold yellow]waits for an answer[/]"}
 
 
 def _state(followed: Followed) -> tuple[str, str]:
@@ -256,6 +257,8 @@ def _state(followed: Followed) -> tuple[str, str]:
     for task in followed.order:
         if followed.tasks.get(task) == "failed":
             return "failed", f"{task}: {followed.said.get(task, '')}"
+    if followed.asks:
+        return "asking", followed.said[followed.asks]
     return followed.state, ""
 
 

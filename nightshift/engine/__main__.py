@@ -21,6 +21,7 @@ RUN_VERBS = {
     "pin": "model",
     "stage": "name",
     "record": None,
+    "approval": "model",
     "deploy": "model",
     "tell": None,
     "housekeeping": None,
@@ -75,6 +76,17 @@ def _dispatch(args: argparse.Namespace) -> Receipt | None:
         from nightshift.engine.pin import pin
 
         return pin(args.model, args.dag, args.run)
+    if args.verb == "approval":
+        from nightshift.engine import approval
+
+        if args.answer is None:
+            return approval.ask(args.model, args.dag, args.run)
+        return approval.answer(args.model, args.dag, args.run, json.loads(args.answer))
+    if args.verb == "report":
+        from nightshift.engine.judged import report
+
+        sys.stdout.write(report(args.model, args.dag, args.run))
+        return None
     if args.verb == "deploy":
         from nightshift.engine.deploy import deploy
 
@@ -154,10 +166,16 @@ def _parser() -> argparse.ArgumentParser:
         if verb == "tell":
             command.add_argument("--events", default="[]")
             command.add_argument("--tasks", required=True)
+        if verb == "approval":
+            command.add_argument("--answer", help="a person's, as JSON: approved, who, reason, digest")
         if verb == "stage":
             command.add_argument("--attempt", type=int, default=1)
     shown = verbs.add_parser("nights", help="the newest nights, or one, as JSON")
     shown.add_argument("name", nargs="?")
+    report = verbs.add_parser("report", help="the page of a run's decision on a model, as HTML")
+    report.add_argument("model")
+    report.add_argument("--dag", required=True)
+    report.add_argument("--run", required=True)
     sent = verbs.add_parser("sent")
     sent.add_argument("name")
     sent.add_argument("--how", required=True)

@@ -4,16 +4,16 @@ A receipt is not trusted: it names a digest. This registry must hold that releas
 the package that the run made.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from nightshift.engine import overrides
+from nightshift.engine import approval, overrides
 from nightshift.engine.journal import Journal
-from nightshift.engine.objects import Objects, entry_hashes
+from nightshift.engine.judged import Judged
+from nightshift.engine.objects import Objects
 from nightshift.engine.report import Receipt, say
-from nightshift.engine.settings import home, setting
+from nightshift.engine.settings import as_deployer, setting
 from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseUnknown
 from nightshift.releases.ledger import Canary, Ledger
@@ -27,6 +27,7 @@ EXIT = {
     "superseded": 0,
     "not_passed": 0,
     "not_asked": 0,
+    "not_approved": 0,
     "refused": 1,
     "fenced": 3,
     "barred": 3,
@@ -59,26 +60,27 @@ def deploy(model: str, dag: str, run: str) -> Receipt:
 
 
 def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any]:
-    hashes: dict[str, str] = {}
-    for fragment in journal.fragments()["stages"].values():
-        hashes |= entry_hashes(fragment["entry"]["outs"])
-    objects = Objects(base["remote"], home() / "cache")
-    decision = objects.read_json(_made(hashes, f"artifacts/decisions/{model}/decision.json"))
-    receipt = objects.read_json(_made(hashes, f"artifacts/receipts/{model}.json"))
-    digest = receipt["digest"]
+    judged = Judged(journal, base, model)
+    decision, digest = judged.decision, judged.digest
     settings = base["params"]["models"][model]
-    if reason := _not_asked(base):
+    if reason := _not_asked(base, settings["deploy"]):
         return {"outcome": "not_asked", "message": f"{digest[:12]}: {reason}", "digest": digest, "order": None}
-    promoted = {"pass"} | ({"inconclusive"} if settings["gate"].get("inconclusive") == "promote" else set())
-    if decision["verdict"] not in promoted:
+    if not judged.promotes:
         reasons = "; ".join(str(reason) for reason in decision.get("reasons", []))
         message = f"{digest[:12]} does not serve: the gate says {decision['verdict']}" + (
             f": {reasons}" if reasons else ""
         )
         return {"outcome": "not_passed", "message": message, "digest": digest, "order": None}
+    approved = None
+    if settings["deploy"].get("policy") == approval.ON_APPROVAL:
+        approved = approval.recorded(model, digest)
+        if approved is None or not approved["approved"]:
+            answer = approved or approval.unanswered(journal, model)
+            said = approval.said(answer) if answer else f"{digest[:12]}: no approval of it is recorded"
+            return {"outcome": "not_approved", "message": said, "digest": digest, "order": None}
     store = open_store(setting("NIGHTSHIFT_REGISTRY"))
     registry = Registry(store)
-    _ensure(registry, model, digest, objects, _made(hashes, f"artifacts/releases/{model}"))
+    _ensure(registry, model, digest, judged.objects, judged.made(f"artifacts/releases/{model}"))
     recorded = journal.get("record.json") or {}
     result = promote(
         registry,
@@ -95,6 +97,7 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
             "dag": journal.dag,
             "run": journal.run,
             "commit": recorded.get("commit", base["commit"]),
+            **({"approved_by": approved["who"], "approved_at": approved["at"]} if approved else {}),
         },
         deadline_s=settings["deploy"]["timeout_seconds"],
         fence=decision["opponent"],
@@ -106,28 +109,16 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
     return {"outcome": result.state, "message": f"{digest[:12]}: {result.reason}", "digest": digest, "order": order}
 
 
-def _not_asked(base: dict[str, Any]) -> str:
+def _not_asked(base: dict[str, Any], policy: dict[str, Any]) -> str:
     """Why this run's release is given to nobody, whatever the gate says; empty when it may be."""
     asked = base["conf"].get("deploy")
+    if policy.get("policy") == "never":
+        return "not deployed: the model's policy is never; `nightshift promote` serves it"
     if asked is False:
         return "not deployed, as the run's form says"
     if base.get("overrides") and asked is None:
         return f"not deployed: {overrides.said(base['overrides'])} was overridden, and the form does not say `deploy`"
     return ""
-
-
-def as_deployer() -> None:
-    """From here on this process is the deployer, where one is set: it also writes the registry."""
-    key = os.environ.get("NIGHTSHIFT_DEPLOYER_ACCESS_KEY_ID")
-    if key:
-        os.environ["AWS_ACCESS_KEY_ID"] = key
-        os.environ["AWS_SECRET_ACCESS_KEY"] = os.environ["NIGHTSHIFT_DEPLOYER_SECRET_ACCESS_KEY"]
-
-
-def _made(hashes: dict[str, str], path: str) -> str:
-    if path not in hashes:
-        raise NightshiftError(f"this run has no {path}", "clear the task that makes it")
-    return hashes[path]
 
 
 def _ensure(registry: Registry, model: str, digest: str, objects: Objects, package: str) -> None:

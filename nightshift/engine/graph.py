@@ -64,6 +64,7 @@ def of_revision(revision: str) -> dict[str, Any]:
             "made_of": None if deciding is None else {path: blobs.get(path) for path in sorted(deciding)},
             "tracked": files,
             "schedule": _load(root / "params.yaml").get("schedule"),
+            "approvals": _approvals(_load(root / "params.yaml")),
             "wrong": [
                 f"{rules.sentence(name, graph['stages'][name], refusal)}; next: {refusal['cure']}"
                 for name, refusals in graph["refused"].items()
@@ -150,6 +151,14 @@ def _deciding(root: Path, blobs: Mapping[str, str]) -> set[str] | None:
 def _kind(entry: Mapping[str, Any]) -> str:
     """What of an entry decides whether a worker can fetch it; its hash does not."""
     return " ".join(str(entry.get(name)) for name in ("hash", "cache", "push", "remote"))
+
+
+def _approvals(params: dict[str, Any]) -> list[str]:
+    """The models whose releases a person approves; what else is wrong with params.yaml is said elsewhere."""
+    models = params.get("models")
+    entries = models.items() if isinstance(models, dict) else ()
+    policies = {name: entry.get("deploy") for name, entry in entries if isinstance(entry, dict)}
+    return sorted(name for name, how in policies.items() if isinstance(how, dict) and how.get("policy") == "approval")
 
 
 def _load(file: Path) -> dict[str, Any]:

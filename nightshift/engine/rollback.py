@@ -1,8 +1,8 @@
 """A person's roll-back from the Airflow UI: the same order, proof and outcome as `nightshift rollback`."""
 
-from nightshift.engine.deploy import EXIT, as_deployer
+from nightshift.engine.deploy import EXIT
 from nightshift.engine.report import Receipt, say
-from nightshift.engine.settings import setting
+from nightshift.engine.settings import as_deployer, setting
 from nightshift.errors import NightshiftError
 from nightshift.releases.collect import rollback_digest
 from nightshift.releases.ledger import Ledger

@@ -70,3 +70,11 @@ def child_environment(**more: str) -> dict[str, str]:
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     # DVC runs commands with $SHELL: the same on a worker as on a workstation.
     return kept | {"SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"} | more
+
+
+def as_deployer() -> None:
+    """From here on this process is the deployer, where one is set: it also writes the registry."""
+    key = os.environ.get("NIGHTSHIFT_DEPLOYER_ACCESS_KEY_ID")
+    if key:
+        os.environ["AWS_ACCESS_KEY_ID"] = key
+        os.environ["AWS_SECRET_ACCESS_KEY"] = os.environ["NIGHTSHIFT_DEPLOYER_SECRET_ACCESS_KEY"]

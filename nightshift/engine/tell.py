@@ -21,7 +21,7 @@ from nightshift.releases.store import Store, open_store
 # Worst first; the first line of a message names what happened in this order.
 KINDS = (
     "failed", "held", "refused", "fenced", "barred", "waiting", "late",
-    "promoted", "not passed", "not asked", "superseded", "taken", "done", "unchanged",
+    "promoted", "not approved", "not passed", "not asked", "superseded", "taken", "done", "unchanged",
 )  # fmt: skip
 SENT = {"failed", "held", "refused", "fenced", "barred", "waiting", "late"}
 HOUSEKEEPING = "housekeeping"

@@ -26,6 +26,10 @@ class Canary(Section):
 class Deploy(Section):
     """What the night does with the release."""
 
+    policy: Literal["automatic", "approval", "never"]
+    """What a pass leads to: it serves, a person is asked first, or nobody is given it."""
+    approval_hours: Annotated[float, Field(gt=0)] = 24
+    """How long a person has to answer; then the champion stays."""
     on_not_passed: Literal["skip", "fail"]
     """The colour of a night whose challenger did not pass."""
     timeout_seconds: Annotated[int, Field(ge=1)]

@@ -312,3 +312,38 @@ def test_a_rerun_computes_every_stage_again_and_finds_the_same_bytes(project, ch
     assert night["models"][0]["ran"] == ["train", "evaluate", "gate", "package", "publish"]
     assert night["commits"] == []
     assert (project.root / "dvc.lock").read_bytes() == before
+
+
+def test_a_person_is_asked_where_the_policy_says_so_and_the_release_serves_after_the_yes(project, champion):
+    """Answered over HTTP as the form does; ``night`` ends when only a person is waited for."""
+    airflow = airflow_of(project)
+
+    def ask_first(params):
+        model = params["models"]["mnist-mlp"]
+        model["deploy"]["policy"] = "approval"
+        model["gate"]["inconclusive"] = "promote"
+        model["train"]["seed"] = 5
+
+    project.edit(ask_first)
+    before = serves(project)
+    night = project.night(expect=3)
+    (model,) = night["models"]
+    assert model["state"] == "asking"
+    assert "waits for a person's answer" in model["why"]
+    assert serves(project) == before
+
+    run = Run("train_mnist-mlp", model["run"])
+    path = f"/api/v2/dags/{run.dag}/dagRuns/{run.id}/taskInstances/approval/-1/hitlDetails"
+    asked = airflow._send("GET", path)
+    assert model["release"][:12] in asked["subject"]
+    assert "| change\\_threshold |" in asked["body"]
+    report = asked["body"].rpartition("(")[2].rstrip(")")
+    assert "/nights/report/train_mnist-mlp/" in report
+    airflow._send("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {"reason": "seen and good"}})
+    until(lambda: airflow.state(run) in ENDED, 300)
+    assert airflow.state(run) == "success"
+    assert serves(project) == model["release"]
+    newest = json.loads(project.nightshift("history", "mnist-mlp", "--json").stdout)[-1]
+    assert newest["evidence"]["approved_by"]
+    page = airflow._ask("GET", report.removeprefix(airflow.url)).text
+    assert model["verdict"] in page

@@ -51,7 +51,9 @@ def finished(
     made = manifests.write(folder, manifest)
     digest = digest or made
     contents = {file.name: file.read_bytes() for file in folder.iterdir()}
-    decision = json.dumps({"verdict": verdict, "reasons": ["accuracy 0.5 < 0.6"], "opponent": None}).encode()
+    decision = json.dumps(
+        {"verdict": verdict, "reasons": ["accuracy 0.5 < 0.6"], "criteria": [], "opponent": None}
+    ).encode()
     receipt = json.dumps({"model": "m", "digest": digest, "model_digest": manifest.model_digest}).encode()
     with world.settings_of():
         store = world.remote()
@@ -68,6 +70,7 @@ def finished(
         entry = {"outs": [{"path": path, "md5": name} for path, name in outs.items()]}
         journal = world.journal(*HERE[1::2])
         deploy = {"on_not_passed": gate.pop("on_not_passed", "skip"), "timeout_seconds": 0.1}
+        deploy["policy"] = gate.pop("policy", "automatic")
         params = {"models": {"m": {"deploy": deploy, "gate": gate}}}
         base = {"dag": "train_m", "run": "r", "commit": "c" * 40, "remote": f"{world.work}/dvc", "params": params}
         conf = {"rerun": False, "reason": None, "until": None, "deploy": asked}

@@ -112,3 +112,20 @@ def test_a_dag_stands_after_all_the_dags_that_it_reads_from():
         "data": [],
     }
     assert {dag.id: dag.after for dag in lay_out(graph)} == {"one": [], "two": [], "three": ["one", "two"]}
+
+
+def test_where_a_person_approves_deploy_stands_behind_the_answer():
+    stages = {f"publish@{m}": stage(outs=[f"artifacts/receipts/{m}.json"], dag=f"train_{m}") for m in ("m1", "m2")}
+    asked, free = lay_out({"stages": stages, "data": [], "approvals": ["m1"]})
+    assert asked.tasks["approval"].upstream == {"record"}
+    assert asked.tasks["deploy"].upstream == {"approval"}
+    assert (asked.tasks["approval"].verb, asked.tasks["approval"].argument) == ("approval", "m1")
+    assert "approval" not in free.tasks
+    assert free.tasks["deploy"].upstream == {"record"}
+
+
+def test_two_models_in_one_dag_are_approved_each_by_itself():
+    stages = {f"publish@{m}": stage(outs=[f"artifacts/receipts/{m}.json"], dag="one") for m in ("m1", "m2")}
+    (dag,) = lay_out({"stages": stages, "data": [], "approvals": ["m2"]})
+    assert dag.tasks["deploy.m2"].upstream == {"approval.m2"}
+    assert dag.tasks["deploy.m1"].upstream == {"record"}

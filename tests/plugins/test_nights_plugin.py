@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from nightshift.engine.journal import Journal
+from nightshift.engine.key import md5
 from nightshift.engine.night import Night
 from nightshift.releases.store import FolderStore
 
@@ -26,11 +28,14 @@ import nights_plugin
 init_auth_manager()
 page = nights_plugin.build()
 client = TestClient(page)
-routes = [route.path.replace("{name}", "2026-01-02.1") for route in page.routes]
+REPORT = "/report/train_m1/manual__1%2B00:00/m1"
+routes = [route.path.replace("{name}", "2026-01-02.1").replace("/report/{dag}/{run}/{model}", REPORT)
+          for route in page.routes]
 found = {"routes": routes, "anonymous": {path: client.get(path).status_code for path in routes},
          "login": client.get("/2026-01-02.1").text}
 page.dependency_overrides[get_user] = lambda: object()
-for path in ("/", "/2026-01-02.1", "/2026-01-02.7", "/..%2Fnotes", "/2026-01-02.1x"):
+for path in ("/", "/2026-01-02.1", "/2026-01-02.7", "/..%2Fnotes", "/2026-01-02.1x",
+             REPORT, "/report/train_m1/manual__2/m1", "/report/--help/manual__1/m1"):
     answer = client.get(path)
     found[path] = {"status": answer.status_code, "text": answer.text, "headers": dict(answer.headers)}
 nights_plugin.FRESH_S = 0
@@ -57,7 +62,21 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     message = {"subject": f"nightshift {NAME}: a held", "body": f"why {EVIL}", "kind": "held", "wanted": True}
     told.put("told", message | {"by": "ingest_a/manual__1", "at": "2026-01-02T03:05:00+00:00"})
     told.put("sent", {"how": "failed", "said": "Connection error", "heartbeat": "called"})
+    remote = FolderStore(folder / "work" / "dvc")
+    outs = []
+    for path, content in (
+        ("artifacts/decisions/m1/decision.json", b'{"verdict": "pass"}'),
+        ("artifacts/decisions/m1/report.html", f"<!doctype html><p>{EVIL.replace('<', '&lt;')}".encode()),
+        ("artifacts/receipts/m1.json", b'{"digest": "abc"}'),
+    ):
+        remote.put(f"files/md5/{md5(content)[:2]}/{md5(content)[2:]}", content)
+        outs.append({"path": path, "md5": md5(content)})
+    run = Journal(FolderStore(folder / "work"), "train_m1", "manual__1+00:00")
+    base = {"format": 1, "dag": "train_m1", "run": "manual__1+00:00", "remote": remote.url}
+    run.put("base.json", {**base, "params": {"models": {"m1": {"gate": {}}}}})
+    run.put("stages/publish.json", {"entry": {"outs": outs}})
     env = os.environ | {
+        "NIGHTSHIFT_HOME": str(folder / "home"),
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
         "NIGHTSHIFT_WORK": str(folder / "work"),
@@ -70,7 +89,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_no_route_answers_who_is_not_logged_in(answers):
-    assert len(answers["routes"]) == 2
+    assert len(answers["routes"]) == 3
     assert set(answers["anonymous"].values()) == {401}
     assert "/auth/login" in answers["login"]
 
@@ -97,6 +116,16 @@ def test_what_comes_from_data_is_text_and_no_script_may_run(answers):
         policy = page["headers"]["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "script-src" not in policy
+
+
+def test_the_report_of_a_decision_opens_and_may_run_nothing(answers):
+    page = answers["/report/train_m1/manual__1%2B00:00/m1"]
+    assert page["status"] == 200
+    assert "&lt;script>" in page["text"]
+    assert "default-src 'none'" in page["headers"]["content-security-policy"]
+    assert answers["/report/train_m1/manual__2/m1"]["status"] == 503
+    assert "manual__2" in answers["/report/train_m1/manual__2/m1"]["text"]
+    assert answers["/report/--help/manual__1/m1"]["status"] == 422
 
 
 def test_a_name_that_is_none_reaches_no_process(answers):
