@@ -138,7 +138,7 @@ def _look(airflow: Airflow, one: Followed) -> list[str]:
             one.asks = task
             if not one.said.get(task):
                 one.said[task] = (
-                    f"waits for a person: {airflow.url}/dags/{one.run.dag}/runs/{quote(one.run.id, safe='')}"
+                    f"waits for a person's answer: {airflow.url}/dags/{one.run.dag}/runs/{quote(one.run.id, safe='')}"
                 )
                 changes.append(f"{task}: {one.said[task]}")
         if instance["state"] == "queued" and not one.said.get(task) and _queued_for(instance) > QUEUED_S:
