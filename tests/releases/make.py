@@ -14,10 +14,11 @@ LABELS = ("cat", "dog", "ship")
 SHAPE = (4, 4, 3)
 
 
-def make_program(path: Path, seed: int = 0, bias: float = 0.0, slow: bool = False) -> None:
+def make_program(path: Path, seed: int = 0, bias: float = 0.0, slow: bool = False, ballast: int = 0) -> None:
     """image UINT8 [batch,4,4,3] -> probabilities FP32 [batch,3]: one dense layer and a softmax.
 
-    A slow one first takes eight million sines of the picture, and answers the same.
+    ``ballast`` is that many MB of weights more, of which an answer needs one row. A slow one first takes eight million
+    sines of the picture, and answers the same.
     """
     rng = np.random.default_rng(seed)
     weights = rng.normal(0, 0.02, (48, len(LABELS))).astype(np.float32)
@@ -26,7 +27,8 @@ def make_program(path: Path, seed: int = 0, bias: float = 0.0, slow: bool = Fals
         helper.make_node("Flatten", ["floats"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
         *(_slowly() if slow else ()),
-        helper.make_node("Softmax", ["late" if slow else "logits"], ["probabilities"], axis=1),
+        *(_heavily() if ballast else ()),
+        helper.make_node("Softmax", ["heavy" if ballast else "late" if slow else "logits"], ["probabilities"], axis=1),
     ]
     graph = helper.make_graph(
         nodes,
@@ -36,6 +38,11 @@ def make_program(path: Path, seed: int = 0, bias: float = 0.0, slow: bool = Fals
         [
             numpy_helper.from_array(weights, "weights"),
             numpy_helper.from_array(np.array([bias, 0, 0], np.float32), "bias"),
+            *(
+                [numpy_helper.from_array(rng.normal(0, 1e-3, (ballast << 8, 1024)).astype(np.float32), "ballast")]
+                if ballast
+                else []
+            ),
             *([numpy_helper.from_array(np.array([2**23]), "many")] if slow else []),
             *([numpy_helper.from_array(np.float32(0), "nothing")] if slow else []),
         ],
@@ -54,6 +61,23 @@ def _slowly() -> list[onnx.NodeProto]:
         helper.make_node("Mul", ["mean", "nothing"], ["zero"]),
         helper.make_node("Add", ["logits", "zero"], ["late"]),
     ]
+
+
+def _heavily() -> list[onnx.NodeProto]:
+    """The row is looked up by the picture, so that nobody folds the weights away."""
+    return [
+        helper.make_node("ArgMin", ["logits"], ["least"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["ballast", "least"], ["found"]),
+        helper.make_node("ReduceMean", ["found"], ["found_mean"], axes=[1], keepdims=1),
+        helper.make_node("Add", ["logits", "found_mean"], ["heavy"]),
+    ]
+
+
+def answer(folder: Path, image: list[int]) -> list[float]:
+    """What a release of these answers for one picture."""
+    session = onnxruntime.InferenceSession(str(folder / manifests.PROGRAM), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probabilities"], {"image": np.array(image, np.uint8).reshape(1, *SHAPE)})
+    return [float(value) for value in found[0]]
 
 
 def make_golden(program: Path, seed: int = 7, cases: int = 2, off: float = 0.0) -> dict:
@@ -90,6 +114,7 @@ def make_release(
     off: float = 0.0,
     bias: float = 0.0,
     slow: bool = False,
+    ballast: int = 0,
     card: str = "a toy",
     verdict: str = "pass",
     lineage: dict | None = None,
@@ -97,7 +122,7 @@ def make_release(
 ) -> str:
     """A whole release folder; returns its digest. Other seeds and biases are other models, other cards are not."""
     folder.mkdir(parents=True)
-    make_program(folder / manifests.PROGRAM, seed, bias, slow)
+    make_program(folder / manifests.PROGRAM, seed, bias, slow, ballast)
     golden = make_golden(folder / manifests.PROGRAM, off=off)
     (folder / manifests.GOLDEN).write_text(json.dumps(golden))
     decision = {"verdict": verdict, "accuracy": 0.71, "reasons": ["accuracy 0.71 is at least 0.6"]}

@@ -136,8 +136,8 @@ class Endpoint:
     def refresh(self) -> None:
         self.client.post("/refresh", headers=ADMIN).raise_for_status()
 
-    def wait_serving(self, digest: str, model: str = "toy") -> None:
-        wait_for(lambda: self.of(model).get("serving") == digest)
+    def wait_serving(self, digest: str, model: str = "toy", seconds: float = 15.0) -> None:
+        wait_for(lambda: self.of(model).get("serving") == digest, seconds)
 
     def wait_refused(self, digest: str, model: str = "toy") -> str:
         wait_for(lambda: (self.of(model).get("refused") or {}).get("digest") == digest)
