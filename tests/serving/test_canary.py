@@ -11,7 +11,7 @@ from nightshift.releases.ledger import Canary, Outcome, now, rollback_target
 from nightshift.releases.promotion import Result, promote
 from tests.serving.world import IMAGE, KEY, Endpoint, World, wait_for
 
-HALF = Canary(weight=0.5, minutes=0.1, requests=30)
+HALF = Canary(weight=0.5, minutes=0.1, requests=10)
 
 
 @contextmanager
