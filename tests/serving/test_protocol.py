@@ -292,6 +292,7 @@ def test_compressed_requests_are_understood(served, encoding: str) -> None:
         (gzip.compress(b"{}") + b"x", "gzip", 400, "not one whole gzip stream"),
         (gzip.compress(bytes(40 << 20)), "gzip", 413, "inflates to more than 32 MiB"),
     ],
+    ids=["unknown", "none", "cut off", "more behind it", "a bomb"],
 )
 def test_what_is_not_compressed_as_it_says_is_refused(served, body, encoding, status, words) -> None:
     _, endpoint, _ = served
