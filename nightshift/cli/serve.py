@@ -3,6 +3,7 @@
 import os
 import ssl
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -137,16 +138,26 @@ def _demand_a_key(registry: str, host: str, cache: Path) -> None:
     from nightshift.serving import guard
     from nightshift.serving.hosts import LOOPBACK
 
-    keyring = guard.keyring(registry, cache)
-    if host in LOOPBACK or keyring.known():
+    if host in LOOPBACK or guard.keyring(registry, cache).known():
         return
-    keyring.step()
-    if not keyring.known():
-        why = f" ({keyring.problem})" if keyring.problem else ""
+    # In a process of its own: the client of S3 outlives no fork, and the endpoint's processes are forked from this one.
+    with ProcessPoolExecutor(1) as pool:
+        known, problem = pool.submit(_read_keys, registry, cache).result()
+    if not known:
+        why = f" ({problem})" if problem else ""
         raise Refused(
             f"at {host} everybody can reach the endpoint, so callers need API keys, and there is none{why}",
             "nightshift keys create NAME, or leave --host out to listen on loopback only",
         )
+
+
+def _read_keys(registry: str, cache: Path) -> tuple[bool, str | None]:
+    """Whether there is any key, and what kept it from being read."""
+    from nightshift.serving import guard
+
+    keyring = guard.keyring(registry, cache)
+    keyring.step()
+    return bool(keyring.known()), keyring.problem
 
 
 def _tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 AWS = "AWS S3"
 CHUNK = 1 << 20
 ASKED_AGAIN = timedelta(minutes=10)
+_pids: dict[str, int] = {}  # whose threads do the client's work; they do not come along at a fork
 # Pauses grow from half a second to 15 s at most, so that 16 attempts outlast a server that is away for two minutes.
 BACKOFF = {"init_backoff": timedelta(seconds=0.5), "base": 4, "max_backoff": timedelta(seconds=15)}
 
@@ -40,6 +41,11 @@ class S3Store:
 
     @property
     def _client(self) -> "Bucket":
+        if _pids.setdefault("used", os.getpid()) != os.getpid():
+            raise ReleaseError(
+                f"{self.url} is asked by a process that was forked after S3 was used, and would wait for ever",
+                "this is a mistake in Nightshift: fork first, or start the process anew",
+            )
         if self._made is None:
             from obstore.store import S3Store as Bucket
 

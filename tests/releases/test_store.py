@@ -203,6 +203,21 @@ def test_keys_of_a_profile_serve_where_the_environment_has_none(
     assert store.list("") == ["key"]
 
 
+def test_a_process_forked_after_the_first_use_is_told_and_does_not_hang(s3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment("deployer").items():
+        monkeypatch.setenv(name, value)
+    store = open_store(f"s3://{s3.registry}/store-{uuid4().hex}")
+    store.put("key", b"x")
+    child = os.fork()
+    if child == 0:
+        try:
+            open_store(store.url).get("key")
+        except ReleaseError as error:
+            os._exit(3 if "forked" in error.message else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
 def test_authorities_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))

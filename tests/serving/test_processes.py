@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from nightshift.releases.store import open_store
+from nightshift.serving.keys import Keys
 from nightshift.serving.processes import Peers
 from tests.serving.world import Endpoint, World, wait_for
 
@@ -132,3 +134,32 @@ def test_votes_one_refusal_binds_all_a_newer_order_wins_and_the_silent_are_not_w
 
 
 IMAGE = {"name": "image", "datatype": "UINT8", "shape": [1, 4, 4, 3], "data": list(range(48))}
+
+
+def test_processes_that_everybody_can_reach_serve_from_s3_with_keys_from_s3(
+    s3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are asked for before the processes are forked, and S3 has to answer in each of them all the same."""
+    for name, value in s3.environment("admin").items():
+        monkeypatch.setenv(name, value)
+    world = World(tmp_path, f"s3://{s3.registry}/processes-{os.urandom(4).hex()}")
+    secret, _ = Keys(open_store(f"s3://{s3.keys}")).create(
+        f"caller-{os.urandom(4).hex()}", by="test", scopes=("predict", "admin")
+    )
+    digest = world.publish()
+    world.order(digest, "proven")
+    environment = {**s3.environment("endpoint"), "NIGHTSHIFT_ENDPOINT_KEY_SHA256": ""}
+    endpoint = world.endpoint(environment, options=(*TWO, "--host", "0.0.0.0")).start()
+    endpoint.client.headers["authorization"] = f"Bearer {secret}"
+
+    def serving() -> bool:
+        try:
+            processes = endpoint.client.get("/status").json()["processes"]
+        except (httpx.HTTPError, KeyError):
+            return False
+        return [one and one["models"].get("toy", {}).get("serving") for one in processes] == [digest] * 2
+
+    try:
+        wait_for(serving, 120)
+    finally:
+        endpoint.stop()
