@@ -31,6 +31,9 @@ class Level(StrEnum):
 
 def serve(
     registry: Annotated[str | None, typer.Option(help="s3://bucket, s3://bucket/prefix or a folder.")] = None,
+    releases: Annotated[
+        Path | None, typer.Option(help="Instead of a registry: a folder that holds one release of each model.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at; 8000 if left out.")] = None,
     grpc_port: Annotated[
@@ -62,13 +65,15 @@ def serve(
     count = len(os.sched_getaffinity(0)) if processes == "auto" else int(processes) if processes.isdecimal() else 0
     if not 1 <= count <= 256:
         raise NightshiftError(f"--processes {processes} is no number of them", "give 1 to 256, or auto", exit_code=2)
+    if releases is not None:
+        registry = _registry_of(releases, registry)
     if registry is None:
         take_settings("endpoint")
         registry = os.environ.get("NIGHTSHIFT_REGISTRY")
     if not registry:
         raise NightshiftError(
             "no registry is set",
-            "give --registry s3://bucket or a folder, or run this in a checkout after `make up`",
+            "give --registry s3://bucket or a folder, --releases FOLDER, or run this in a checkout after `make up`",
             exit_code=2,
         )
     try:
@@ -109,6 +114,18 @@ def serve(
         plan=_plan(sample_rate, sample_leave_out, registry),
     )
     raise typer.Exit(server.serve(settings))
+
+
+def _registry_of(folder: Path, registry: str | None) -> str:
+    """A registry of the folder's releases, which lasts as long as this machine's temporary files."""
+    from nightshift.releases.folder import registry_of
+
+    if registry is not None:
+        raise NightshiftError("--releases and --registry both say what to serve", "give one of them", exit_code=2)
+    into = Path(tempfile.mkdtemp(prefix="nightshift-registry-"))
+    for model, digest in registry_of(folder, into).items():
+        typer.echo(f"{model}: {digest[:12]}, the one release in {folder}", err=True)
+    return str(into)
 
 
 def _plan(rates: list[str] | None, leave_out: list[str] | None, registry: str) -> "Plan":

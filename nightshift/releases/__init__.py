@@ -12,5 +12,6 @@ copy       a release by its digest, or all of them and the ledger, into another 
 moment     what served when
 compare    two releases side by side
 verify     every digest of a registry, computed again
+folder     a plain folder of releases, made into a registry that serves them
 promotion  order, proof, outcome: deploy, promote and rollback are one function
 """
