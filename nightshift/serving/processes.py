@@ -106,6 +106,9 @@ class Peers:
             writer.close()
 
 
+_DEEPEST = 60  # characters of the folder in which the sockets' folder is made
+
+
 def run(count: int, work: Callable[[Peers], None]) -> int:
     """Do this work in so many processes until SIGTERM or SIGINT; returns the exit status.
 
@@ -114,7 +117,9 @@ def run(count: int, work: Callable[[Peers], None]) -> int:
     if count == 1:
         work(Peers())
         return 0
-    folder = Path(tempfile.mkdtemp(prefix="nightshift-endpoint-"))
+    # A socket's path holds 107 bytes (unix(7)); the place for temporary files may be deeper than that.
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < _DEEPEST else "/tmp"  # noqa: S108 - made by mkdtemp
+    folder = Path(tempfile.mkdtemp(prefix="nightshift-endpoint-", dir=short))
     try:
         return _Parent(folder, count, work).run()
     finally:

@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -72,8 +73,10 @@ def fit(
     batches = Batches(data.x, data.y, params.batch_size, seed=params.seed, augment=change, share=share)
     val_batches = Batches(data.val_x, data.val_y, VAL_BATCH, share=share)
     training = Training(classifier, loss, params, steps=len(batches) * params.epochs)
-    last = _last(checkpoints, params, prepares=trainer.local_rank == 0)
-    trainer.fit(training, batches, val_batches, ckpt_path=last, weights_only=True)
+    prepares = trainer.local_rank == 0
+    last = _last(checkpoints, params, prepares=prepares)
+    with _temporary(checkpoints / "tmp", prepares=prepares):
+        trainer.fit(training, batches, val_batches, ckpt_path=last, weights_only=True)
     if not trainer.is_global_zero:
         return None
     if params.patience is not None:
@@ -86,18 +89,28 @@ def _augment(how: Callable[..., Tensor], names: Sequence[str], x: Tensor, genera
     return how(x, names, generator)
 
 
+@contextmanager
+def _temporary(folder: Path, *, prepares: bool) -> Iterator[None]:
+    """Lightning writes a checkpoint into TMPDIR and moves it: only on one file system is that move atomic."""
+    if prepares:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        variable, tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        if variable is not None:
+            os.environ["TMPDIR"] = variable
+
+
 def _last(checkpoints: Path, params: Train, *, prepares: bool) -> str | None:
     """The checkpoint to go on from, if an attempt left one; one process of a machine makes the folder ready for more.
 
     Over several machines a training begins anew: only the first has checkpoints, and all must begin at one epoch.
-
-    Lightning writes a checkpoint into TMPDIR and moves it: only on one file system is that move atomic.
     """
-    temporary = checkpoints / "tmp"
-    if prepares:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     last = checkpoints / "last.ckpt"
     if params.num_nodes > 1 or not last.exists():
         return None

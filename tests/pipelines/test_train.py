@@ -1,5 +1,7 @@
 """Training: the same draws wherever it begins, the weights that the params ask for, a program of standard operators."""
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,12 @@ def test_on_another_disk_the_best_epoch_is_still_the_best(tmp_path: Path) -> Non
     resumed, resumed_rows = learn(tmp_path / "another" / "disk", how)
     assert resumed_rows == rows
     assert same(resumed, whole)
+
+
+def test_a_training_leaves_the_place_for_temporary_files_as_it_was(tmp_path: Path) -> None:
+    before = os.environ.get("TMPDIR"), tempfile.gettempdir()
+    learn(tmp_path / "a", params())
+    assert (os.environ.get("TMPDIR"), tempfile.gettempdir()) == before
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_any_process_tells_of_all_and_readiness_waits_for_all(world: World, star
     assert {answer.headers["nightshift-digest"] for answer in asked} == {digest}
 
 
+def test_a_deep_place_for_temporary_files_is_no_trouble(world: World, start, tmp_path: Path) -> None:
+    """A socket's path may have 107 bytes only."""
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    world.order(world.publish(), "proven")
+    endpoint = start({"TMPDIR": str(deep)}, options=TWO)
+    wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
+
+
 def test_processes_swap_together_under_load_and_lose_nothing(world: World, start) -> None:
     digests = [world.publish(seed) for seed in range(2)]
     world.order(digests[0], "proven")
