@@ -1,11 +1,17 @@
 """The endpoint: follows the ledger and answers the Open Inference Protocol v2.
 
-tensors   the protocol's JSON tensors to numpy and back, every value checked
-model     one loaded release: verified, warmed, its golden requests answered
-guard     who may ask: keys, limits, hosts; what was used, and the audit log
-engine    the models that serve now, and one inference; knows nothing of HTTP
-follow    reads the ledger, loads what it wants, swaps
-rest      method, path and body to an answer; knows nothing of a server
-server    the granian process around it
-call      one request from its headers to its answer; watch has who watches it: metrics, logs, samples
+tensors       the protocol's tensors to numpy, every value checked; binary: as raw bytes; json_reader: out of JSON
+protocol      an inference request's body to arrays, and arrays to an answer; grpc_tensors: of gRPC messages
+model         one loaded release: verified, warmed, its golden requests answered
+engine        the models that serve now: champion, canary, pinned
+inference     from an admitted request to results: what waits is bounded in time, what waits together runs together
+follow        reads the ledger, loads what it wants, swaps; processes: several on one port do it as one
+canary        what a canary and its champion were asked and answered
+guard         who may ask: keys, limits, hosts; what was used, and the audit log
+call          one request from its headers to its answer; watch has who watches it: metrics, logs, samples
+front         what REST and gRPC have in common
+rest          method, path and body to an answer, bodies within their limits; knows nothing of a server
+people        pictures, texts and rows to tensors, and answers to labels; openapi and site: the pages
+grpc_server   the protocol over gRPC, on its own port
+server        the process around it: granian's server and the event loop
 """

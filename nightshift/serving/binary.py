@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nightshift.releases.manifest import Tensor
-from nightshift.serving.tensors import DTYPES, FLOATS, RequestError, count_of, demand_finite
+from nightshift.serving.tensors import DTYPES, RequestError, count_of, demand_finite
 
 
 def read(data: bytes | memoryview, expected: Tensor, shape: Sequence[int]) -> np.ndarray:
@@ -25,8 +25,7 @@ def read(data: bytes | memoryview, expected: Tensor, shape: Sequence[int]) -> np
     array = np.frombuffer(data, dtype)
     if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
         raise RequestError(400, f"input {name!r} has a byte that is neither 0 nor 1")
-    if datatype in FLOATS:
-        demand_finite(array, expected)
+    demand_finite(array, expected)
     return array.reshape(shape)
 
 

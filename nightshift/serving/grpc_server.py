@@ -5,7 +5,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,8 @@ from nightshift.serving import health_pb2 as health
 from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
 from nightshift.serving.call import Call
-from nightshift.serving.engine import Engine
-from nightshift.serving.follow import Follower
-from nightshift.serving.guard import Guard
-from nightshift.serving.inference import Inference
-from nightshift.serving.model import LoadedModel
+from nightshift.serving.front import Front, Header, failed
 from nightshift.serving.request_ids import request_id
-from nightshift.serving.rest import EXTENSIONS
 from nightshift.serving.tensors import RequestError
 
 SERVICE = "inference.GRPCInferenceService"
@@ -45,26 +39,15 @@ _CODES = {
 }
 
 log = logging.getLogger("nightshift.serving")
-Header = Callable[[str], str | None]
 Work = Callable[[Call, Any, Header], Awaitable[Any]]
 
 
 class Grpc:
     """Translates; what decides is what decides for REST: the guard, the engine, the admission, and who watches."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        follower: Follower,
-        inference: Inference,
-        guard: Guard,
-        watchers: Sequence[Callable[[Call], None]],
-    ):
-        self.engine = engine
-        self.follower = follower
-        self.inference = inference
-        self.guard = guard
-        self.watchers = watchers
+    def __init__(self, front: Front):
+        self.front = front
+        self.engine, self.guard, self.inference = front.engine, front.guard, front.inference
 
     def services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
         """Handlers by service and method; any other method is UNIMPLEMENTED, which gRPC says itself."""
@@ -111,14 +94,13 @@ class Grpc:
                 raise
             except Exception:
                 log.exception("request %s failed", call.id)
-                call.status, call.error = 500, f"the endpoint failed; its log says how (request {call.id})"
+                call.status, call.error = 500, failed(call).message
                 context.set_code(grpc.StatusCode.INTERNAL)
                 context.set_details(call.error)
             finally:
                 self.inference.leave(call)
                 context.set_trailing_metadata(_trailers(call, more))
-                for watch in self.watchers:
-                    watch(call)
+                self.front.watched(call)
             return None
 
         return grpc.stream_unary_rpc_method_handler(answer)
@@ -127,21 +109,19 @@ class Grpc:
         return messages.ServerLiveResponse(live=True)
 
     async def _server_ready(self, _call: Call, _request: Any, _header: Header) -> Any:
-        return messages.ServerReadyResponse(ready=await self._is_ready())
+        return messages.ServerReadyResponse(ready=await self.front.is_ready())
 
     async def _check(self, _call: Call, request: Any, _header: Header) -> Any:
         """gRPC's own health check, of the server or of a model by its name."""
         server = request.service in ("", SERVICE)
         if not server and request.service not in self.engine.names():
             raise RequestError(404, f"there is no service or model {request.service[:100]!r} here")
-        ready = await self._is_ready() if server else True
+        ready = await self.front.is_ready() if server else True
         states = health.HealthCheckResponse
         return health.HealthCheckResponse(status=states.SERVING if ready else states.NOT_SERVING)
 
     async def _server_metadata(self, call: Call, _request: Any, header: Header) -> Any:
-        self.guard.enter(call, "infer", header)
-        version = package_version("nightshift-ml")
-        return messages.ServerMetadataResponse(name="nightshift", version=version, extensions=EXTENSIONS)
+        return messages.ServerMetadataResponse(**self.front.server(call, header))
 
     async def _model_ready(self, call: Call, request: Any, header: Header) -> Any:
         with contextlib.suppress(RequestError):
@@ -150,17 +130,17 @@ class Grpc:
         return messages.ModelReadyResponse(ready=call.model is not None)
 
     async def _model_metadata(self, call: Call, request: Any, header: Header) -> Any:
-        model = self._find(call, request.name, request.version, header)
+        model = self.front.find(call, request.name, request.version or None, header)
         about = model.metadata()
         del about["parameters"]  # of REST's only: how a person's input becomes the tensor
         return messages.ModelMetadataResponse(**about)
 
     async def _model_config(self, call: Call, request: Any, header: Header) -> Any:
-        model = self._find(call, request.name, request.version, header)
+        model = self.front.find(call, request.name, request.version or None, header)
         return messages.ModelConfigResponse(config=model.config())
 
     async def _model_infer(self, call: Call, request: Any, header: Header) -> Any:
-        model = self._find(call, request.model_name, request.model_version, header)
+        model = self.front.find(call, request.model_name, request.model_version or None, header)
         self.inference.admit(call)
         arrays = grpc_tensors.read(request, model.manifest.signature.inputs)
         wanted = grpc_tensors.wanted(request, model)
@@ -168,23 +148,10 @@ class Grpc:
         return grpc_tensors.write(request, model, wanted, results)
 
     async def _repository_index(self, call: Call, _request: Any, header: Header) -> Any:
-        self.guard.enter(call, "infer", header)
-        return messages.RepositoryIndexResponse(models=self.engine.index())
+        return messages.RepositoryIndexResponse(models=self.front.index(call, header))
 
     async def _repository_change(self, call: Call, _request: Any, header: Header) -> Any:
-        self.guard.enter(call, "infer", header)
-        raise RequestError(403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT")
-
-    async def _is_ready(self) -> bool:
-        return self.guard.ready and await self.follower.all_ready()
-
-    def _find(self, call: Call, name: str, version: str, header: Header) -> LoadedModel:
-        """The model that is asked for, by somebody who may."""
-        try:
-            call.model, call.role = self.engine.find(name, version or None)
-        finally:  # who has no key is not told which models there are
-            self.guard.enter(call, "infer", header)
-        return call.model
+        raise self.front.refuse_change(call, header)
 
 
 @contextlib.asynccontextmanager

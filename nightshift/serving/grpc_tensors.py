@@ -10,7 +10,15 @@ from nightshift.serving import binary
 from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.protocol import best
-from nightshift.serving.tensors import DTYPES, FLOATS, RequestError, count_of, demand_finite, shape_of
+from nightshift.serving.tensors import (
+    RequestError,
+    by_signature,
+    demand_count,
+    demand_datatype,
+    demand_finite,
+    of_values,
+    shape_of,
+)
 
 _INTEGERS = {f"{sign}INT{bits}": f"{sign.lower()}int_contents" for sign in ("", "U") for bits in (8, 16, 32)}
 _CONTENTS = {
@@ -32,25 +40,19 @@ def read(request: Any, expected: Sequence[Tensor]) -> dict[str, np.ndarray]:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise RequestError(400, f"raw_input_contents holds {len(raw)} tensors, inputs names {len(request.inputs)}")
-    by_name = {tensor.name: tensor for tensor in expected}
-    arrays: dict[str, np.ndarray] = {}
-    for index, tensor in enumerate(request.inputs):
-        name = tensor.name
-        if name not in by_name:
-            raise RequestError(400, f"there is no input {name!r}: this model has {', '.join(by_name)}")
-        if name in arrays:
-            raise RequestError(400, f"input {name!r} is given twice")
-        wanted = by_name[name]
-        if tensor.datatype != wanted.datatype:
-            raise RequestError(400, f"input {name!r} has datatype {tensor.datatype!r}, must be {wanted.datatype}")
+    parts = iter(raw)
+
+    def one(tensor: Any, wanted: Tensor) -> np.ndarray:
+        demand_datatype(tensor.datatype, wanted)
         shape = shape_of(list(tensor.shape), wanted)
-        if raw and tensor.HasField("contents"):
-            raise RequestError(400, f"input {name!r} has contents beside raw_input_contents; send one of them")
-        arrays[name] = binary.read(raw[index], wanted, shape) if raw else _from_contents(tensor.contents, wanted, shape)
-    for name in by_name:
-        if name not in arrays:
-            raise RequestError(400, f"input {name!r} is missing")
-    return arrays
+        if not raw:
+            return _from_contents(tensor.contents, wanted, shape)
+        if tensor.HasField("contents"):
+            said = f"input {wanted.name!r} has contents beside raw_input_contents; send one of them"
+            raise RequestError(400, said)
+        return binary.read(next(parts), wanted, shape)
+
+    return by_signature(((tensor.name, tensor) for tensor in request.inputs), expected, one)
 
 
 def _from_contents(contents: Any, wanted: Tensor, shape: tuple[int, ...]) -> np.ndarray:
@@ -62,31 +64,24 @@ def _from_contents(contents: Any, wanted: Tensor, shape: tuple[int, ...]) -> np.
     if others:
         raise RequestError(400, f"input {name!r} has {others[0]}; {datatype} needs {field}")
     values = getattr(contents, field)
-    count = count_of(shape)
-    if len(values) != count:
-        raise RequestError(400, f"input {name!r} has {len(values)} values, its shape {list(shape)} needs {count}")
+    demand_count(len(values), shape, wanted)
     if datatype == "BYTES":
         return binary.texts(values, name).reshape(shape)
-    try:
-        array = np.array(list(values), DTYPES[datatype])  # of Python's numbers: those of a message would wrap around
-    except OverflowError:
-        raise RequestError(400, f"input {name!r} has a value that is out of the range of {datatype}") from None
-    if datatype in FLOATS:
-        demand_finite(array, wanted)
+    array = of_values(list(values), wanted)  # of Python's numbers: those of a message would wrap around
+    demand_finite(array, wanted)
     return array.reshape(shape)
 
 
 def wanted(request: Any, model: LoadedModel) -> dict[str, int]:
     """The names of the outputs that are asked for, each with its number of best classes (0: the tensor itself)."""
-    known = [tensor.name for tensor in model.manifest.signature.outputs]
     found: dict[str, int] = {}
     for output in request.outputs:
-        if output.name not in known:
-            raise RequestError(400, f"there is no output {output.name!r}: this model has {', '.join(known)}")
+        if output.name not in model.outputs:
+            raise RequestError(400, f"there is no output {output.name!r}: this model has {', '.join(model.outputs)}")
         if output.name in found:
             raise RequestError(400, f"outputs names {output.name!r} twice")
         found[output.name] = _classes(output)
-    return found or dict.fromkeys(known, 0)
+    return found or dict.fromkeys(model.outputs, 0)
 
 
 def timeout(request: Any) -> float:
@@ -116,10 +111,8 @@ def _whole_number(parameter: Any) -> int | None:
 def write(request: Any, model: LoadedModel, wanted: dict[str, int], results: Sequence[np.ndarray]) -> Any:
     """The answer: every output in raw_output_contents, the form that all clients read."""
     answer = messages.ModelInferResponse(model_name=model.name, model_version=model.version, id=request.id)
-    datatypes = {tensor.name: tensor.datatype for tensor in model.manifest.signature.outputs}
-    for (name, classes), result in zip(wanted.items(), results, strict=True):
-        array = np.asarray(result)
-        datatype = datatypes[name]
+    for (name, classes), array in zip(wanted.items(), results, strict=True):
+        datatype: str = model.outputs[name].datatype
         if classes:
             array, datatype = best(name, array, classes, model.manifest.input.labels), "BYTES"
         answer.outputs.add(name=name, datatype=datatype, shape=array.shape)

@@ -28,7 +28,7 @@ from nightshift.serving.keyring import Keyring
 from nightshift.serving.keys import SCOPES, STACK, WATCHER, Key
 from nightshift.serving.limits import Rates, Spent, bounds
 from nightshift.serving.places import place
-from nightshift.serving.tensors import RequestError
+from nightshift.serving.tensors import RequestError, ask_again
 from nightshift.serving.usage import Usage
 
 log = logging.getLogger("nightshift.serving")
@@ -96,7 +96,7 @@ class Guard:
         given = _key_of(header)
         found = self.keyring.find(api_keys.digest(given)) if given else None
         if not self._ready and not (found and found[0].name in (STACK, WATCHER)):
-            raise RequestError(503, "the API keys are not read yet; ask again", [("retry-after", "1")])
+            raise ask_again("the API keys are not read yet; ask again")
         if found is None:
             if need == "infer" and not self.required:
                 return None

@@ -21,7 +21,7 @@ import numpy as np
 
 from nightshift.serving.call import Call
 from nightshift.serving.model import LoadedModel
-from nightshift.serving.tensors import RequestError, batch_of
+from nightshift.serving.tensors import RequestError, ask_again, batch_of
 
 WAIT_S = 0.1  # the longest wait for the turn that a request is let in for
 _INLINE_S = 0.002  # an item's cost up to which a model runs in the event loop
@@ -88,7 +88,7 @@ class Inference:
         ahead = lane.inside * lane.turn
         if ahead > self._wait and lane.inside >= self._threads:
             said = f"{model.name} has {ahead:.1f} s of requests to answer first; ask again"
-            raise RequestError(503, said, [("retry-after", "1")])
+            raise ask_again(said)
         lane.inside += 1
         call.admitted = True
 
@@ -132,9 +132,6 @@ class Inference:
         call.outputs = dict(zip(names, results, strict=True))
         return results
 
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _lane(self, model: LoadedModel) -> _Lane:
         lane = self._lanes.get(model)
         if lane is None:
@@ -157,8 +154,7 @@ def _model(call: Call) -> LoadedModel:
 
 
 def _too_late(waited: float) -> RequestError:
-    said = f"it waited {waited:.3f} s for its turn, longer than its timeout"
-    return RequestError(503, said, [("retry-after", "1")])
+    return ask_again(f"it waited {waited:.3f} s for its turn, longer than its timeout")
 
 
 def _flush(model: LoadedModel, lane: _Lane) -> None:

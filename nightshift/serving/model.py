@@ -38,7 +38,8 @@ class ReleaseRefused(Exception):
 class LoadedModel:
     """A release that answers. Stateless, so any number of threads may ask it at once.
 
-    ``seconds`` is what the fastest of its golden requests took of a core.
+    ``seconds`` is what the fastest of its golden requests took of a core. ``can_batch`` says whether requests may run
+    together: every tensor's first dimension is free, and only that.
     """
 
     def __init__(self, manifest: Manifest, digest: str, session: onnxruntime.InferenceSession):
@@ -50,12 +51,7 @@ class LoadedModel:
         self._session = session
         self.outputs = {tensor.name: tensor for tensor in manifest.signature.outputs}
         every = (*manifest.signature.inputs, *manifest.signature.outputs)
-        self._batches = all(tensor.shape[:1] == (-1,) and min(tensor.shape[1:], default=0) >= 0 for tensor in every)
-
-    @property
-    def can_batch(self) -> bool:
-        """Whether requests may run together: every tensor's first dimension is free, and only that."""
-        return self._batches
+        self.can_batch = all(tensor.shape[:1] == (-1,) and min(tensor.shape[1:], default=0) >= 0 for tensor in every)
 
     def run(self, arrays: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         """The outputs of these names, in order. Raises RequestError 400 when the program cannot run on the inputs."""

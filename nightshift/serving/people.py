@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from nightshift.releases.manifest import Column, Manifest, Tensor, short
-from nightshift.serving.tensors import DTYPES, RequestError
+from nightshift.serving.tensors import DTYPES, RequestError, ask_again
 
 MAX_ITEMS = 256  # of one request
 CHANNELS = (1, 3)  # of an image: gray, or red, green and blue
@@ -69,7 +69,7 @@ class Reader:
         if takes(manifest) != "image":
             return read(manifest, media, body)
         if self._waiting > _WAITING:
-            raise RequestError(503, "too many images wait to be decoded; ask again", [("retry-after", "1")])
+            raise ask_again("too many images wait to be decoded; ask again")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, read, manifest, media, body)

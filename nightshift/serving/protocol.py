@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from nightshift.releases.manifest import Tensor
 from nightshift.serving import binary, json_reader, tensors
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import RequestError
@@ -108,14 +109,15 @@ class _Raw:
         self._body = memoryview(body)
         self._at = start
 
-    def take(self, size: Any, name: str) -> memoryview:
+    def take(self, size: Any, expected: Tensor, shape: Sequence[int]) -> np.ndarray:
+        name = expected.name
         if type(size) is not int or size < 0:
             raise RequestError(400, f"input {name!r}: binary_data_size must be a number of bytes")
         if self._at + size > len(self._body):
             rest = len(self._body) - self._at
             raise RequestError(400, f"input {name!r} needs {size} bytes after the JSON, and {rest} are left")
         self._at += size
-        return self._body[self._at - size : self._at]
+        return binary.read(self._body[self._at - size : self._at], expected, shape)
 
     def demand_end(self) -> None:
         if rest := len(self._body) - self._at:

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 
@@ -15,23 +14,17 @@ from nightshift.releases.manifest import Manifest
 from nightshift.serving import bodies, openapi, people, protocol, site
 from nightshift.serving.bodies import Body
 from nightshift.serving.call import Call
-from nightshift.serving.engine import Engine
-from nightshift.serving.follow import Follower
-from nightshift.serving.guard import Guard
-from nightshift.serving.inference import Inference
+from nightshift.serving.front import Front, Header, failed
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.request_ids import request_id
 from nightshift.serving.tensors import RequestError
 from nightshift.serving.watch import Watch
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
 _BIG_BODY = 1 << 20  # bytes from which reading it would hold up everybody in the event loop
 _STALLED_S = 0.5
 
 
 log = logging.getLogger("nightshift.serving")
-
-Header = Callable[[str], str | None]
 
 
 @dataclass
@@ -44,21 +37,11 @@ class Answer:
 class Rest:
     """``about`` adds what the process knows of itself (registry, checkout) to /status."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        follower: Follower,
-        guard: Guard,
-        watch: Watch,
-        inference: Inference,
-        about: Mapping[str, Any],
-    ):
-        self.engine = engine
-        self.follower = follower
-        self.guard = guard
+    def __init__(self, front: Front, watch: Watch, about: Mapping[str, Any]):
+        self.front = front
+        self.engine, self.follower = front.engine, front.follower
+        self.guard, self.inference = front.guard, front.inference
         self.watch = watch
-        self.watchers: list[Callable[[Call], None]] = [guard.watch, follower.tallies.watch, *watch.watchers]
-        self.inference = inference
         self.about = dict(about)
         self._reader = people.Reader()
 
@@ -75,7 +58,7 @@ class Rest:
                 await bodies.drain(body)
         except Exception:
             log.exception("request %s failed", call.id)
-            result = _refusal(RequestError(500, f"the endpoint failed; its log says how (request {call.id})"), call)
+            result = _refusal(failed(call), call)
         finally:
             self.inference.leave(call)
         call.status, call.sent = result.status, len(result.body)
@@ -87,8 +70,7 @@ class Rest:
                 ("nightshift-role", call.role),
             ]
         result.headers += [("x-request-id", call.id), *self.guard.hosts.cors(header)]
-        for watch in self.watchers:
-            watch(call)
+        self.front.watched(call)
         return result
 
     async def _route(
@@ -105,14 +87,12 @@ class Rest:
                 return _json(200, {"live": True})
             case ["v2", "health", "ready"]:
                 _only(method, "GET")
-                if not (self.guard.ready and await self.follower.all_ready()):
+                if not await self.front.is_ready():
                     raise RequestError(503, "not ready: nothing is loaded yet")
                 return _json(200, {"ready": True})
             case ["v2"] | ["v2", ""]:  # the protocol writes a slash, its clients do not
                 _only(method, "GET")
-                self.guard.enter(call, "infer", header)
-                version = package_version("nightshift-ml")
-                return _json(200, {"name": "nightshift", "version": version, "extensions": EXTENSIONS})
+                return _json(200, self.front.server(call, header))
             case ["status"]:
                 _only(method, "GET")
                 call.verb = "status"
@@ -149,13 +129,13 @@ class Rest:
             case ["v1", "models", *rest] if rest[-1].endswith(":predict"):
                 _only(method, "POST")
                 call.verb = "predict"
-                model = self._find(call, *_name_and_version(rest, path), header)
+                model = self.front.find(call, *_name_and_version(rest, path), header)
                 return await self._predict(call, model, header, body)
             case ["v2", "models", name, *rest]:
                 version_, verb = _version_and_verb(rest, path)
                 _only(method, "POST" if verb == "infer" else "GET")
                 call.verb = verb or "metadata"
-                model = self._find(call, name, version_, header)
+                model = self.front.find(call, name, version_, header)
                 if verb == "infer":
                     return await self._infer(call, model, header, body)
                 if verb == "ready":
@@ -164,24 +144,12 @@ class Rest:
             case ["v2", "repository", "index"]:
                 _only(method, "POST")
                 call.verb = "index"
-                self.guard.enter(call, "infer", header)
-                return _json(200, self.engine.index())
+                return _json(200, self.front.index(call, header))
             case ["v2", "repository", "models", _, "load" | "unload" as verb]:
                 _only(method, "POST")
                 call.verb = verb
-                self.guard.enter(call, "infer", header)
-                raise RequestError(
-                    403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT"
-                )
+                raise self.front.refuse_change(call, header)
         raise _no_path(path)
-
-    def _find(self, call: Call, name: str, version: str | None, header: Header) -> LoadedModel:
-        """The model, if its caller may ask it; who has no key is not told which models there are."""
-        try:
-            call.model, call.role = self.engine.find(unquote(name), version)
-        finally:
-            self.guard.enter(call, "infer", header)
-        return call.model
 
     def _served(self) -> dict[str, tuple[Manifest, list[tuple[str, str]]]]:
         """Each model's manifest, and the digests that are loaded of it with their roles."""

@@ -25,7 +25,7 @@ from nightshift.serving import guard as guards
 from nightshift.serving import logs, processes
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
-from nightshift.serving.guard import Guard
+from nightshift.serving.front import Front
 from nightshift.serving.inference import Inference
 from nightshift.serving.logs import AccessLog
 from nightshift.serving.processes import Peers
@@ -81,8 +81,9 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
     peers.answers["refresh"] = refresh
     inference = Inference()
     watch = Watch(follower, inference, access, guard.usage.store, guard.usage.instance, settings.plan)
-    rest = Rest(engine, follower, guard, watch, inference, {"registry": store.url, "checkout": settings.checkout})
-    uvloop.run(_serve(rest, follower, guard, settings))
+    front = Front(engine, follower, guard, inference, (guard.watch, follower.tallies.watch, *watch.watchers))
+    rest = Rest(front, watch, {"registry": store.url, "checkout": settings.checkout})
+    uvloop.run(_serve(rest, settings))
 
 
 def is_taken(host: str, port: int) -> bool:
@@ -97,7 +98,8 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
-async def _serve(rest: Rest, follower: Follower, guard: Guard, settings: Settings) -> None:
+async def _serve(rest: Rest, settings: Settings) -> None:
+    follower, guard = rest.follower, rest.guard
     host, port, tls = settings.host, settings.port, settings.tls
     server = Server(
         _app(rest),
@@ -128,7 +130,7 @@ async def _serve(rest: Rest, follower: Follower, guard: Guard, settings: Setting
         if settings.grpc_port:
             from nightshift.serving import grpc_server  # only if it is asked for, and after a fork
 
-            rpc = grpc_server.Grpc(rest.engine, follower, rest.inference, guard, rest.watchers)
+            rpc = grpc_server.Grpc(rest.front)
             await beside.enter_async_context(grpc_server.listening(rpc, host, settings.grpc_port, tls))
         await server.serve()
     follower.stop()

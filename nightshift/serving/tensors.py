@@ -1,8 +1,8 @@
 """The protocol's JSON tensors to numpy arrays and back. Every fault is the client's and names the tensor."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -43,8 +43,14 @@ class RequestError(Exception):
         self.headers = headers
 
 
-Take = Callable[[Any, str], memoryview]
-"""The next bytes behind the JSON: so many, for the input of this name."""
+def ask_again(message: str) -> RequestError:
+    """503: nothing is wrong with the request, and in a second it may be answered."""
+    return RequestError(503, message, [("retry-after", "1")])
+
+
+Given = TypeVar("Given")
+Take = Callable[[Any, Tensor, Sequence[int]], np.ndarray]
+"""The array of the next bytes behind the JSON: so many, for this input, of this shape."""
 
 
 def read(tensors: Any, expected: Sequence[Tensor], take: Take | None = None) -> dict[str, np.ndarray]:
@@ -56,23 +62,35 @@ def read(tensors: Any, expected: Sequence[Tensor], take: Take | None = None) -> 
     """
     if not isinstance(tensors, list):
         raise RequestError(400, "'inputs' must be a list of tensors")
+    return by_signature(_named(tensors), expected, lambda tensor, wanted: _array(tensor, wanted, take))
+
+
+def by_signature(
+    given: Iterable[tuple[str, Given]], expected: Sequence[Tensor], read_one: Callable[[Given, Tensor], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The array of each given input, which must be those of the signature, each once. Raises RequestError 400."""
     by_name = {tensor.name: tensor for tensor in expected}
     arrays: dict[str, np.ndarray] = {}
+    for name, tensor in given:
+        if name not in by_name:
+            raise RequestError(400, f"there is no input {name!r}: this model has {', '.join(by_name)}")
+        if name in arrays:
+            raise RequestError(400, f"input {name!r} is given twice")
+        arrays[name] = read_one(tensor, by_name[name])
+    missing = [name for name in by_name if name not in arrays]
+    if missing:
+        raise RequestError(400, f"input {missing[0]!r} is missing")
+    return arrays
+
+
+def _named(tensors: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for index, tensor in enumerate(tensors):
         if not isinstance(tensor, dict):
             raise RequestError(400, f"inputs[{index}] must be an object with name, datatype, shape and data")
         name = tensor.get("name")
         if not isinstance(name, str):
             raise RequestError(400, f"inputs[{index}] has no name")
-        if name not in by_name:
-            raise RequestError(400, f"there is no input {name!r}: this model has {', '.join(by_name)}")
-        if name in arrays:
-            raise RequestError(400, f"input {name!r} is given twice")
-        arrays[name] = _array(tensor, by_name[name], take)
-    missing = [name for name in by_name if name not in arrays]
-    if missing:
-        raise RequestError(400, f"input {missing[0]!r} is missing")
-    return arrays
+        yield name, tensor
 
 
 def batch_of(arrays: Mapping[str, np.ndarray]) -> int:
@@ -90,29 +108,24 @@ def write(name: str, datatype: str, array: np.ndarray) -> dict[str, Any]:
 
 
 def _array(tensor: dict[str, Any], expected: Tensor, take: Take | None) -> np.ndarray:
-    name, datatype = expected.name, expected.datatype
-    if tensor.get("datatype") != datatype:
-        raise RequestError(400, f"input {name!r} has datatype {tensor.get('datatype')!r}, must be {datatype}")
+    name = expected.name
+    demand_datatype(tensor.get("datatype"), expected)
     shape = shape_of(tensor.get("shape"), expected)
     parameters = tensor.get("parameters", {})
     if not isinstance(parameters, dict):
         raise RequestError(400, f"'parameters' of input {name!r} must be an object")
     if take and "binary_data_size" in parameters:
-        from nightshift.serving import binary  # it stands on this module
-
         if "data" in tensor:
             raise RequestError(400, f"input {name!r} has data and binary_data_size; send one of them")
-        return binary.read(take(parameters["binary_data_size"], name), expected, shape)
+        return take(parameters["binary_data_size"], expected, shape)
     if "data" not in tensor:
         raise RequestError(400, f"input {name!r} has no data")
-    data, count = tensor["data"], count_of(shape)
+    data = tensor["data"]
     if not isinstance(data, np.ndarray):
         data = _flat(data, shape, name)
-    if len(data) != count:
-        raise RequestError(400, f"input {name!r} has {len(data)} values, its shape {list(shape)} needs {count}")
+    demand_count(len(data), shape, expected)
     array = _of_numbers(data, expected) if isinstance(data, np.ndarray) else _of_list(data, expected)
-    if datatype in FLOATS:
-        demand_finite(array, expected)
+    demand_finite(array, expected)
     return array.reshape(shape)
 
 
@@ -134,6 +147,11 @@ def _of_numbers(data: np.ndarray, expected: Tensor) -> np.ndarray:
 
 def _of_list(data: list[Any], expected: Tensor) -> np.ndarray:
     _check_types(data, expected.datatype, expected.name)
+    return of_values(data, expected)
+
+
+def of_values(data: list[Any], expected: Tensor) -> np.ndarray:
+    """Python's numbers as an array of the tensor's dtype. Raises RequestError 400 when one is out of its range."""
     try:
         with np.errstate(over="ignore"):
             return np.array(data, dtype=DTYPES[expected.datatype])
@@ -145,9 +163,21 @@ def _out_of_range(name: str, datatype: str) -> RequestError:
     return RequestError(400, f"input {name!r} has a value that is out of the range of {datatype}")
 
 
+def demand_datatype(found: Any, expected: Tensor) -> None:
+    """Raises RequestError 400 when an input is sent as another datatype than the signature's."""
+    if found != expected.datatype:
+        raise RequestError(400, f"input {expected.name!r} has datatype {found!r}, must be {expected.datatype}")
+
+
+def demand_count(values: int, shape: Sequence[int], expected: Tensor) -> None:
+    """Raises RequestError 400 when there are not as many values as the shape has places."""
+    if values != (count := count_of(shape)):
+        raise RequestError(400, f"input {expected.name!r} has {values} values, its shape {list(shape)} needs {count}")
+
+
 def demand_finite(array: np.ndarray, expected: Tensor) -> None:
     """Raises RequestError 400 for NaN and infinity, which pass every sum and spoil every answer."""
-    if not np.isfinite(array).all():
+    if expected.datatype in FLOATS and not np.isfinite(array).all():
         raise RequestError(400, f"input {expected.name!r} has a value that is not finite as {expected.datatype}")
 
 

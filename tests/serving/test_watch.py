@@ -217,7 +217,6 @@ def test_of_a_process_that_is_silent_stands_what_it_last_told(world: World, tmp_
     text, _ = asyncio.run(watch.text(None))
     assert b'verb="live",version=""} 2.0' in text
     assert b"nightshift_processes 2.0" in text
-    inference.close()
 
 
 @pytest.fixture

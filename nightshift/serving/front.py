@@ -1,0 +1,65 @@
+"""What REST and gRPC have in common: who is asked, who may ask, what is said of the server, and who watches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from typing import Any
+
+from nightshift.serving.call import Call
+from nightshift.serving.engine import Engine
+from nightshift.serving.follow import Follower
+from nightshift.serving.guard import Guard
+from nightshift.serving.inference import Inference
+from nightshift.serving.model import LoadedModel
+from nightshift.serving.tensors import RequestError
+
+Header = Callable[[str], str | None]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
+
+
+@dataclass(frozen=True)
+class Front:
+    """``watchers`` see every call at its end; they take microseconds and never raise."""
+
+    engine: Engine
+    follower: Follower
+    guard: Guard
+    inference: Inference
+    watchers: tuple[Callable[[Call], None], ...]
+
+    def find(self, call: Call, name: str, version: str | None, header: Header) -> LoadedModel:
+        """The model, if its caller may ask it; who has no key is not told which models there are."""
+        try:
+            call.model, call.role = self.engine.find(name, version)
+        finally:
+            self.guard.enter(call, "infer", header)
+        return call.model
+
+    async def is_ready(self) -> bool:
+        """Whether every process of this endpoint knows who may ask, and has loaded what it is to serve."""
+        return self.guard.ready and await self.follower.all_ready()
+
+    def server(self, call: Call, header: Header) -> dict[str, Any]:
+        """The protocol's server metadata."""
+        self.guard.enter(call, "infer", header)
+        return {"name": "nightshift", "version": package_version("nightshift-ml"), "extensions": EXTENSIONS}
+
+    def index(self, call: Call, header: Header) -> list[dict[str, str]]:
+        """The protocol's index of the repository."""
+        self.guard.enter(call, "infer", header)
+        return self.engine.index()
+
+    def refuse_change(self, call: Call, header: Header) -> RequestError:
+        """The answer to who would load or unload a model."""
+        self.guard.enter(call, "infer", header)
+        return RequestError(403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT")
+
+    def watched(self, call: Call) -> None:
+        """Tell who watches that this call has ended."""
+        for watch in self.watchers:
+            watch(call)
+
+
+def failed(call: Call) -> RequestError:
+    """The answer when the fault is ours."""
+    return RequestError(500, f"the endpoint failed; its log says how (request {call.id})")
