@@ -51,20 +51,24 @@ def main(model: str) -> None:
     pinned = json.loads(Path("champions", f"{model}.json").read_text())
     opponent = pinned["digest"]
     folder = fetch(model, opponent, described) if opponent else None
-    programs = [made / "model.onnx", *([folder / "model.onnx"] if folder else [])]
+    files = [made / "model.onnx", *([folder / "model.onnx"] if folder else [])]
 
     # Challenger first, champion second if there is one; the same on all rows.
-    answers = [served.answers(program, test.x) for program in programs]
+    programs = [served.program(file) for file in files]
+    answers = [answer(test.x) for answer in programs]
     weights = answers_of_weights(task, entry["family"], described, made / "weights.safetensors", test.x)
     readable = [np.clip(np.nan_to_num(found), 0, 1) for found in answers]  # the gate fails what is not finite
     scores = [score.score(found, test.y, labels, params.bins) for found in readable]
 
-    def right(rows: Any, worsen: Callable[[Any], Any] = lambda x: x) -> list[Mask]:
-        return [served.answers(program, worsen(rows.x)).argmax(1) == rows.y for program in programs]
+    def right(answer: Callable[[Any], Floats], x: Any, y: Ints) -> Mask:
+        return answer(x).argmax(1) == y
 
     on_test = [found.argmax(1) == test.y for found in answers]
-    perturbed = {name: right(test, perturb.PERTURBATIONS[name]) for name in params.perturbations}
-    published = int(right(publish)[0].sum())
+    perturbed = {}
+    for name in params.perturbations:
+        worse = perturb.PERTURBATIONS[name](test.x)
+        perturbed[name] = [right(answer, worse, test.y) for answer in programs]
+    published = int(right(programs[0], publish.x, publish.y).sum())
     low, high = score.wilson(published, len(publish.y))
     metrics = {
         # On the rows that no decision reads: these may be quoted.
@@ -77,28 +81,29 @@ def main(model: str) -> None:
         "program": {
             **compare(answers[0], weights),
             "max_difference_allowed": params.max_difference,
-            **cost(programs[0]),
+            **cost(files[0]),
         },
         "perturbed": {name: score.rounded(pair[0].mean()) for name, pair in perturbed.items()},
         "opponent": opponent,
-        "champion": {**_figures(scores[1]), **cost(programs[1])} if folder else None,
+        "champion": {**_figures(scores[1]), **cost(files[1])} if folder else None,
         "paired": paired(*on_test) if folder else None,
-        "same_program": bool(folder and _sha256(programs[1]) == _sha256(programs[0])),
+        "same_program": bool(folder and _sha256(files[1]) == _sha256(files[0])),
     }
     compared: dict[str, Any] | None = None
     if folder:
+        confirmed = [right(answer, confirm.x, confirm.y) for answer in programs]
         compared = {
             "confirm": {
                 "rows": len(confirm.y),
                 "sha256": splits["confirm"]["sha256"],
-                "paired": paired(*right(confirm)),
+                "paired": paired(*confirmed),
             },
             "slices": [
                 {"slice": name, **paired(*(found[mask] for found in on_test))}
                 for name, mask in slices(test.y, labels, params.slices).items()
             ],
             "perturbations": [{"slice": name, **paired(*pair)} for name, pair in perturbed.items()],
-            "new_days": new_days(described["val_days"], seen_days(folder), right(val)[1]),
+            "new_days": new_days(described["val_days"], seen_days(folder), right(programs[1], val.x, val.y)),
         }
     table = predictions(test, labels, answers[0], answers[1] if folder else None)
     write(Path("artifacts/evaluations", model), metrics, scores, compared, table)

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.datasets.decisions import Decisions
 from pipelines.datasets.landing import Bucket, Folder, LandedFile, LandingError, Listing, is_date, open_landing
 from pipelines.datasets.snapshot import Snapshot, SnapshotError
 from pipelines.params.dataset import Dataset
@@ -29,8 +30,7 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
     """Takes every day up to ``until`` that is new or other than in the index, but for those ``held``.
 
     Args:
-        held: what was decided about days, by ``date`` and ``checksum``: their ``state`` is held (left out), accepted
-            (taken, and marked so for validation) or dropped (left out, and taken out if the snapshot has it).
+        held: what was decided about days (see ``decisions``).
 
     Returns:
         The report: taken, dropped, held, left_out, skipped_after_until, changed and removed paths, rows, quarantine,
@@ -41,13 +41,13 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
     """
     params = Dataset.load("datasets", dataset, file=root / "params.yaml")
     reader = importlib.import_module(f"pipelines.datasets.{params.reader}")
-    landing = open_landing(params.landing)
+    landing, decisions = open_landing(params.landing), Decisions(held)
     with Snapshot(root, dataset) as snapshot:
         listing = landing.list()
         report: dict[str, Any] = {
             "dataset": dataset,
             "taken": [],
-            "dropped": _dropped(held, snapshot.days),
+            "dropped": decisions.dropped(snapshot.days),
             "held": [],
             **_not_taken(listing, until),
             "changed": [],
@@ -56,15 +56,13 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
         }
         for day in report["dropped"]:
             report["removed"] += snapshot.remove(day["date"])
-        decided = {(item["date"], item["checksum"]): item for item in held}
-        listed = {(item["date"], item.get("landed")): item for item in held if _state(item) != "accepted"}
         for day, files in _pending(listing, until, snapshot):
-            if known := listed.get((day, _landed([(file.name, file.size, file.etag) for file in files]))):
-                _leave(known, report)  # by its listing: it is not read again every night
-            elif files:
+            if decisions.leaves(day, report, landed=_landed([(file.name, file.size, file.etag) for file in files])):
+                continue  # by its listing: it is not read again every night
+            if files:
                 rows, found = reader.Rows(), _read(landing, day, files)
                 entries = [_read_one(reader, file, data, params.records, rows) for file, data in found]
-                _take(day, rows, entries, reader, params.records, decided, snapshot, report)
+                _take(day, rows, entries, reader, params.records, decisions, snapshot, report)
             else:
                 report["left_out"].append({"date": day, "reason": f"{landing.url}/date={day}/ is empty"})
         report["changed"] = snapshot.commit()
@@ -85,19 +83,18 @@ def foresee(dataset: str, until: date, held: list[dict[str, str]], root: Path = 
     params = Dataset.load("datasets", dataset, file=root / "params.yaml")
     landing = open_landing(params.landing)
     snapshot, listing = Snapshot(root, dataset), landing.list()
-    listed = {(item["date"], item.get("landed")): item for item in held if _state(item) != "accepted"}
+    decisions = Decisions(held)
     report: dict[str, Any] = {
         "dataset": dataset,
         "taken": [],
-        "dropped": _dropped(held, snapshot.days),
+        "dropped": decisions.dropped(snapshot.days),
         "held": [],
         **_not_taken(listing, until),
     }
     days = set(snapshot.days)
     for day, files in _pending(listing, until, snapshot):
         before, now = snapshot.days.get(day), [(file.name, file.size, file.etag) for file in files]
-        if known := listed.get((day, _landed(now))):
-            _leave(known, report)
+        if decisions.leaves(day, report, landed=_landed(now)):
             continue
         if not files:
             report["left_out"].append({"date": day, "reason": f"{landing.url}/date={day}/ is empty"})
@@ -132,25 +129,6 @@ def _not_taken(listing: Listing, until: date) -> dict[str, Any]:
     }
 
 
-def _state(item: dict[str, Any]) -> str:
-    return str(item.get("state", "held"))
-
-
-def _leave(day: dict[str, Any], report: dict[str, Any]) -> None:
-    """A held day is named every night; of one that a person dropped nothing is left to say."""
-    if _state(day) == "held":
-        report["held"].append({key: day[key] for key in ("date", "checksum", "reason")})
-
-
-def _dropped(held: list[dict[str, Any]], days: dict[str, Any]) -> list[dict[str, str]]:
-    """The days of the snapshot that a person takes out, as long as their files are those that were named."""
-    return [
-        {"date": item["date"], "reason": item["reason"]}
-        for item in held
-        if _state(item) == "dropped" and days.get(item["date"], {}).get("checksum") == item["checksum"]
-    ]
-
-
 def _landed(files: list[tuple[str, int, str]]) -> str:
     """A digest of what a listing says of a day: names, sizes, etags."""
     return hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()
@@ -168,7 +146,7 @@ def _take(
     entries: list[dict[str, Any]],
     reader: Any,
     records: Any,
-    decided: dict[tuple[str, str], dict[str, Any]],
+    decisions: Decisions,
     snapshot: Snapshot,
     report: dict[str, Any],
 ) -> None:
@@ -177,9 +155,7 @@ def _take(
     checksum = hashlib.sha256("".join(f"{e['name']}\0{e['sha256']}\n" for e in entries).encode()).hexdigest()
     if before and before["checksum"] == checksum:
         return  # touched or copied again: the same bytes
-    known = decided.get((day, checksum))
-    if known and _state(known) != "accepted":
-        _leave(known, report)
+    if decisions.leaves(day, report, checksum=checksum):
         return
     report["quarantine"] += [
         {"file": f"date={day}/{entry['name']}", **item} for entry in entries for item in entry["quarantined"]
@@ -201,7 +177,7 @@ def _take(
         "checksum": checksum,
         "duplicates": duplicates,
         "files": entries,
-        **({"accepted": known["reason"]} if known else {}),
+        **({"accepted": reason} if (reason := decisions.let_in(day, checksum)) else {}),
     }
     report["taken"].append(
         {

@@ -48,7 +48,7 @@ def main(model: str) -> None:
     for path in (made / "model.onnx", made / "weights.safetensors", measured, decided):
         shutil.copyfile(path, folder / path.name)
     images = records.load(data / "test").x[:GOLDEN_CASES]
-    answers = served.answers(made / "model.onnx", images)
+    answers = served.program(made / "model.onnx")(images)
     cases = [served.case(image, answer) for image, answer in zip(images, answers, strict=True)]
     golden = {"format": 1, "tolerance": TOLERANCE, "cases": cases}
     (folder / manifests.GOLDEN).write_text(json.dumps(golden, sort_keys=True) + "\n")

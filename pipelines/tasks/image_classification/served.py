@@ -1,5 +1,6 @@
 """The exported program: its answers, and what a caller sends and gets in the Open Inference Protocol's words."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ Images = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def answers(program: Path, x: Images) -> Floats:
-    """The program's probabilities float32 ``[n, classes]`` for ``x``; one thread, so that they are always the same."""
+def program(file: Path) -> Callable[[Images], Floats]:
+    """The exported program: images to probabilities float32 ``[n, classes]``; one thread, so always the same."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run([OUTPUT], {INPUT: x[i : i + BATCH]})[0] for i in range(0, len(x), BATCH)])
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def answers(x: Images) -> Floats:
+        return np.concatenate([session.run([OUTPUT], {INPUT: x[i : i + BATCH]})[0] for i in range(0, len(x), BATCH)])
+
+    return answers
 
 
 def signature(shape: list[int], labels: list[str]) -> dict[str, list[dict[str, Any]]]:
