@@ -1,6 +1,8 @@
 """The registry, ledger and endpoints that a verb talks to: from the environment, else from this checkout's stack."""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -58,6 +60,19 @@ def store_of(what: Literal["keys", "served"]) -> Store:
             exit_code=2,
         )
     return open_store(url)
+
+
+@contextmanager
+def environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """For a while this process's environment is exactly this one."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def take_settings(identity: str) -> None:

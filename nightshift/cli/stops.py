@@ -5,13 +5,13 @@ Each check gives findings: with ``ok`` False they stop the night, with None they
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nightshift import preflight
+from nightshift.cli.connect import environment
 from nightshift.engine.forecast import MAY, WILL
 from nightshift.engine.repository import Repository
 from nightshift.engine.settings import setting
@@ -96,7 +96,7 @@ def keys(stack: Stack | None) -> list[Finding]:
         ("worker", worker, "NIGHTSHIFT_WORK", "NIGHTSHIFT_REGISTRY"),
         ("deployer", deployer, "NIGHTSHIFT_REGISTRY", None),
     ):
-        with _environment(settings):
+        with environment({**os.environ, **settings}):
             try:
                 open_store(setting(writes)).demand_write()
                 if reads:
@@ -116,17 +116,6 @@ def _deployer() -> dict[str, str]:
         return {}
     secret = os.environ.get("NIGHTSHIFT_DEPLOYER_SECRET_ACCESS_KEY", "")
     return {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
-
-
-@contextmanager
-def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(more)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def services(stack: Stack | None) -> list[Finding]:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from nightshift.cli.follow import Followed
 from nightshift.engine.journal import Journal
-from nightshift.engine.objects import Objects
+from nightshift.engine.objects import Objects, made
 from nightshift.releases.ledger import Ledger, live
 from nightshift.releases.manifest import short
 from nightshift.releases.registry import Registry
@@ -91,7 +91,7 @@ class Told:
         self._journal = journal
         self._objects = objects
         self.base = journal.get("base.json") or {}
-        self._fragments = journal.fragments()
+        self._made = made(journal.fragments()["stages"])
 
     def part(self, name: str) -> dict[str, Any]:
         """One object of the journal; empty when the run did not come that far."""
@@ -115,11 +115,8 @@ class Told:
         return str(file)
 
     def _read(self, path: str) -> bytes | None:
-        for fragment in self._fragments["stages"].values():
-            for out in fragment["entry"].get("outs", []):
-                if out["path"] == path:
-                    return self._objects.read(out["md5"])
-        return None
+        digest = self._made.get(path)
+        return self._objects.read(digest) if digest else None
 
 
 def data_set(followed: Followed, told: Told, pages: Path) -> DataSet:

@@ -5,7 +5,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nightshift.cli.connect import Connection, RegistryOption, connect, store_of
+from nightshift.cli.connect import Connection, RegistryOption, connect, environment, store_of
 from nightshift.engine.trace import Link, links
 from nightshift.errors import NightshiftError
 from nightshift.releases import golden
@@ -69,22 +68,10 @@ def _chain(
             yield from links(connection.registry, info.model, info.digest, say)
             return
     say("the samples")
-    with _environment(typed):  # samples are read by another identity than the registry: settings are taken anew
+    with environment(typed):  # samples are read by another identity than the registry: settings are taken anew
         row = _sampled(what, at)
     yield _answer(connection, row)
     yield from links(connection.registry, row["model"], row["digest"], say)
-
-
-@contextmanager
-def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _sampled(request: str, at: str | None) -> dict[str, Any]:

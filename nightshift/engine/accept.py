@@ -4,7 +4,7 @@ from typing import Any
 
 from nightshift.engine import held
 from nightshift.engine.journal import Journal
-from nightshift.engine.objects import Objects, entry_hashes
+from nightshift.engine.objects import Objects, made
 from nightshift.engine.report import Receipt, say
 from nightshift.engine.settings import home
 from nightshift.errors import NightshiftError, Refused
@@ -57,9 +57,7 @@ def accept(dataset: str, dag: str, run: str) -> Receipt:
 
 
 def _verdict(journal: Journal, base: dict[str, Any], path: str) -> dict[str, Any]:
-    for fragment in journal.fragments()["stages"].values():
-        digest = entry_hashes(fragment["entry"]["outs"]).get(path)
-        if digest:
-            verdict: dict[str, Any] = Objects(base["remote"], home() / "cache").read_json(digest)
-            return verdict
+    if digest := made(journal.fragments()["stages"]).get(path):
+        verdict: dict[str, Any] = Objects(base["remote"], home() / "cache").read_json(digest)
+        return verdict
     raise NightshiftError(f"this run has no {path} yet", "clear the task that makes it")

@@ -80,7 +80,7 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
             return {"outcome": "not_approved", "message": said, "digest": digest, "order": None}
     store = open_store(setting("NIGHTSHIFT_REGISTRY"))
     registry = Registry(store)
-    _ensure(registry, model, digest, judged.objects, judged.made(f"artifacts/releases/{model}"))
+    _ensure(registry, model, digest, judged.objects, judged.hash_of(f"artifacts/releases/{model}"))
     recorded = journal.get("record.json") or {}
     result = promote(
         registry,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nightshift.engine.journal import Journal
-from nightshift.engine.objects import Objects, entry_hashes
+from nightshift.engine.objects import Objects, made
 from nightshift.engine.settings import home
 from nightshift.errors import NightshiftError
 
@@ -16,12 +16,12 @@ class Judged:
     """
 
     def __init__(self, journal: Journal, base: dict[str, Any], model: str):
-        self._hashes: dict[str, str] = {}
-        for fragment in journal.fragments()["stages"].values():
-            self._hashes |= entry_hashes(fragment["entry"]["outs"])
+        self._hashes = made(journal.fragments()["stages"])
         self.objects = Objects(base["remote"], home() / "cache")
-        self.decision: dict[str, Any] = self.objects.read_json(self.made(f"artifacts/decisions/{model}/decision.json"))
-        self.digest: str = self.objects.read_json(self.made(f"artifacts/receipts/{model}.json"))["digest"]
+        self.decision: dict[str, Any] = self.objects.read_json(
+            self.hash_of(f"artifacts/decisions/{model}/decision.json")
+        )
+        self.digest: str = self.objects.read_json(self.hash_of(f"artifacts/receipts/{model}.json"))["digest"]
         self._inconclusive = base["params"]["models"][model]["gate"].get("inconclusive")
 
     @property
@@ -30,7 +30,7 @@ class Judged:
         verdict = self.decision["verdict"]
         return bool(verdict == "pass" or (verdict == "inconclusive" and self._inconclusive == "promote"))
 
-    def made(self, path: str) -> str:
+    def hash_of(self, path: str) -> str:
         """The hash of what a stage of this run made."""
         if path not in self._hashes:
             raise NightshiftError(f"this run has no {path}", "clear the task that makes it")
@@ -41,4 +41,4 @@ def report(model: str, dag: str, run: str) -> str:
     """The page of a run's decision."""
     journal = Journal.open(dag, run)
     judged = Judged(journal, journal.base(), model)
-    return judged.objects.read(judged.made(f"artifacts/decisions/{model}/report.html")).decode()
+    return judged.objects.read(judged.hash_of(f"artifacts/decisions/{model}/report.html")).decode()

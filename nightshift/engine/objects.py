@@ -3,7 +3,7 @@
 import configparser
 import json
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,14 @@ class Objects:
 def entry_hashes(entries: Iterable[dict[str, Any]], wdir: str = ".") -> dict[str, str]:
     """Path (from the root) to md5 of the deps or outs of a lock entry."""
     return {_from_root(entry["path"], wdir): entry.get("md5", "") for entry in entries}
+
+
+def made(stages: Mapping[str, Any]) -> dict[str, str]:
+    """Path to hash of all that these fragments of stages made."""
+    found: dict[str, str] = {}
+    for fragment in stages.values():
+        found |= entry_hashes(fragment["entry"].get("outs", []))
+    return found
 
 
 def _from_root(path: str, wdir: str) -> str:

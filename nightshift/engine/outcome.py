@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nightshift.engine.journal import Journal
-from nightshift.engine.objects import Objects, entry_hashes
+from nightshift.engine.objects import Objects, made
 from nightshift.engine.settings import home, setting
 from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseError
@@ -93,9 +93,7 @@ def _model(
 
 def _score(stages: Fragments, base: Mapping[str, Any], name: str) -> str:
     """Accuracy and verdict in a line; empty when the run did not come that far."""
-    hashes: dict[str, str] = {}
-    for fragment in stages.values():
-        hashes |= entry_hashes(fragment["entry"].get("outs", []))
+    hashes = made(stages)
     found: dict[str, Any] = {}
     for path in (f"artifacts/evaluations/{name}/metrics.json", f"artifacts/decisions/{name}/decision.json"):
         if path in hashes:

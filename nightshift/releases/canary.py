@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 
 from nightshift.releases.errors import ReleaseError
-from nightshift.releases.ledger import Canary, Ledger, Order, Outcome, now
+from nightshift.releases.ledger import Canary, Ledger, Order, Outcome, now, superseded
 
 ALPHA = 0.01  # how often a canary that is no worse is refused
 MOST_ANSWERS = 1000  # classes; of a model with more, answers are not compared
@@ -119,7 +119,7 @@ def observe(
     while True:
         newest = ledger.newest(order.model)
         if newest and newest.sequence > order.sequence:
-            return Outcome(state="superseded", reason=f"superseded by order {newest.sequence}", at=now())
+            return superseded(newest)
         over = time.monotonic() > until
         for url in endpoints:
             refused = _look(client, url, order, judge)

@@ -214,6 +214,11 @@ class Ledger:
         return found
 
 
+def superseded(newer: Order) -> Outcome:
+    """The outcome of whatever was ordered before it."""
+    return Outcome(state="superseded", reason=f"superseded by order {newer.sequence}", at=now())
+
+
 def live(history: Sequence[tuple[Order, Outcome | None]]) -> Order | None:
     """The champion of a history (oldest first): its newest proven order that is no canary's."""
     return next((order for order, outcome in reversed(history) if _is_champion(order, outcome)), None)

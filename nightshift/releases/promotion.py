@@ -16,7 +16,7 @@ import httpx
 from nightshift.releases import canary as canaries
 from nightshift.releases import golden, proof
 from nightshift.releases.errors import ReleaseConflict, ReleaseCorrupt, ReleaseUnknown
-from nightshift.releases.ledger import Canary, History, Ledger, Order, Outcome, barred, live, now
+from nightshift.releases.ledger import Canary, History, Ledger, Order, Outcome, barred, live, now, superseded
 from nightshift.releases.manifest import GOLDEN, Manifest, short
 from nightshift.releases.marks import Marks, retirement
 from nightshift.releases.proof import prove, reachable, tell
@@ -231,7 +231,7 @@ def _settle_left_behind(
     newer: Order | None = None
     for order, outcome in reversed(ledger.history(model)):
         if outcome is None and newer:
-            ledger.settle(order, Outcome(state="superseded", reason=f"superseded by order {newer.sequence}", at=now()))
+            ledger.settle(order, superseded(newer))
         elif outcome is None and order.expired() and not (order.digest == digest and order.what == "deploy"):
             say(f"settling order {order.sequence} of {order.who}, which passed its deadline")
             if order.canary:  # who watched it is gone, and nobody else saw all of it
@@ -262,8 +262,7 @@ def _prove_late(
 def _supersede_older(ledger: Ledger, order: Order) -> None:
     for older, outcome in ledger.history(order.model):
         if outcome is None and older.sequence < order.sequence:
-            reason = f"superseded by order {order.sequence}"
-            ledger.settle(older, Outcome(state="superseded", reason=reason, at=now()))
+            ledger.settle(older, superseded(order))
 
 
 def _removed(registry: Registry, order: Order) -> Outcome | None:

@@ -12,7 +12,7 @@ import httpx
 
 from nightshift.releases import golden
 from nightshift.releases.golden import Golden
-from nightshift.releases.ledger import Ledger, Order, Outcome, now
+from nightshift.releases.ledger import Ledger, Order, Outcome, now, superseded
 from nightshift.releases.manifest import short
 
 # A proxy of the person's environment has no business between processes of one machine.
@@ -61,7 +61,7 @@ def prove(
     while True:
         newest = ledger.newest(order.model)
         if newest and newest.sequence > order.sequence:
-            return Outcome(state="superseded", reason=f"superseded by order {newest.sequence}", at=now())
+            return superseded(newest)
         for replica in replicas:
             if replica.state == "waiting":
                 _ask(client, replica, order, requests)
