@@ -45,11 +45,17 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
     if not profiles:
         return _write(root, dataset, _empty(dataset), {}, {})
     import pandas as pd
+    import pyarrow.parquet as pq
 
     suite = importlib.import_module(f"pipelines.datasets.{reader}_suite")
     index = json.loads((root / "data" / "profiles" / dataset / "index.json").read_text())["partitions"]
-    profile = pd.concat([pd.read_parquet(path).assign(date=path.stem.removeprefix("date=")) for path in profiles])
-    profile = profile.reset_index(drop=True)
+    days_of = [
+        pd.read_parquet(path, columns=[name for name in pq.read_schema(path).names if name != "picture"]).assign(
+            date=path.stem.removeprefix("date=")
+        )
+        for path in profiles
+    ]
+    profile = pd.concat(days_of, ignore_index=True)
     quarantined = {day: sum(len(file["quarantined"]) for file in entry["files"]) for day, entry in index.items()}
     days = suite.days(profile, quarantined, records, demands)
     frames, ids = {"records": profile, "days": days}, {"records": ["date", "source", "key"], "days": ["date"]}
@@ -82,7 +88,7 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
         ],
     }
     shown = set(sorted(days["date"])[-NEWEST:]) | {day for failure in failed for day in failure["days"][:NEWEST]}
-    counts = suite.label_counts(profile, records)
+    counts = suite.distributions(profile, records)["label"]
     page = {
         "failures": failed,
         "table": [row for row in days.to_dict("records") if row["date"] in shown],

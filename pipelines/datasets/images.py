@@ -7,6 +7,7 @@ test rows, ``split`` (``train`` or ``test``); or an image below ``<label>/`` or 
 import difflib
 import hashlib
 import io
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ SPLITS = ("train", "test")
 # Modes that hold the pixels as they are; a palette and a bitmap are only other ways to write them.
 CHANNELS = {"L": 1, "RGB": 3}
 SAME_AS = {"P": "RGB", "1": "L"}
+# A day's profile has pictures of so many records, for the report that a person reads when the day is refused.
+ORDINARY = 24
+STRANGEST = 6
+SIDE = 64  # pixels at most
 
 
 class Unreadable(Exception):
@@ -148,7 +153,10 @@ def _pixels(data: Any, shape: list[int]) -> bytes:
 
 
 def tables(rows: Rows, records: Records) -> tuple[pa.Table, pa.Table, int]:
-    """The canonical partition and its profile, sorted by split, key and label, and the number of dropped duplicates."""
+    """The canonical partition and its profile, sorted by split, key and label, and the number of dropped duplicates.
+
+    In the profile, ``picture`` is a small PNG of some of the day's records; validation never reads an image.
+    """
     first: dict[tuple[str, str, str], int] = {}
     for i, identity in enumerate(zip(rows.split, rows.key, rows.label, strict=True)):
         first.setdefault(identity, i)
@@ -160,6 +168,9 @@ def tables(rows: Rows, records: Records) -> tuple[pa.Table, pa.Table, int]:
         {**shared, "image": pa.array(images, pa.binary(height * width * channels))},
     )
     count = len(order)
+    statistics = _statistics(images)
+    pictured = _pictured(shared, statistics)
+    pictures = [_picture(image, records) if i in pictured else None for i, image in enumerate(images)]
     profile = pa.table(
         {
             **shared,
@@ -167,7 +178,8 @@ def tables(rows: Rows, records: Records) -> tuple[pa.Table, pa.Table, int]:
             "width": pa.array([width] * count, pa.int32()),
             "height": pa.array([height] * count, pa.int32()),
             "channels": pa.array([channels] * count, pa.int32()),
-            **_statistics(images),
+            **statistics,
+            "picture": pa.array(pictures, pa.binary()),
         }
     )
     return partition, profile, len(rows) - count
@@ -187,6 +199,37 @@ def _statistics(images: list[bytes]) -> dict[str, pa.Array]:
     return {
         name: pa.array(np.concatenate(column)) for name, column in zip(names, zip(*parts, strict=True), strict=True)
     }
+
+
+def _pictured(shared: dict[str, list[str]], statistics: dict[str, pa.Array]) -> set[int]:
+    """Which of a day's records get a picture, by the records alone.
+
+    Some of each label, which show what the day looks like; the darkest, the brightest and the flattest; and images
+    with two labels or in two splits.
+    """
+    keys, labels = shared["key"], shared["label"]
+    seen: Counter[str] = Counter()
+    nth: list[tuple[int, str, int]] = []
+    for i, (label, split) in enumerate(zip(labels, shared["split"], strict=True)):
+        seen[label] += 1  # records of a split are in the order of their keys, which is no order of theirs
+        nth.append((seen[label] if split == "train" else len(keys) + seen[label], label, i))
+    found = {i for *_, i in sorted(nth)[:ORDINARY]}
+    mean, std = (statistics[name].to_numpy() for name in ("mean", "std"))
+    for order in (np.argsort(mean, kind="stable"), np.argsort(-mean, kind="stable"), np.argsort(std, kind="stable")):
+        found |= set(order[:STRANGEST].tolist())
+    twice = sorted(key for key, times in Counter(keys).items() if times > 1)[:STRANGEST]
+    return found | {i for i, key in enumerate(keys) if key in twice}
+
+
+def _picture(pixels: bytes, records: Records) -> bytes:
+    """A small PNG; not compressed, because the same pixels compress to other bytes with another zlib."""
+    height, width, channels = records.shape
+    mode = next(mode for mode, count in CHANNELS.items() if count == channels)
+    image = Image.frombytes(mode, (width, height), pixels)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=0)
+    return out.getvalue()
 
 
 def write(table: pa.Table, sink: Any) -> None:

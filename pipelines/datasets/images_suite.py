@@ -10,6 +10,7 @@ from great_expectations.expectations.metadata_types import FailureSeverity as Se
 
 from pipelines.params.records import Records
 from pipelines.params.validate import Validate
+from pipelines.statistics.drift import by_day
 
 SHARES = {"quarantined", "least_label", "outliers", "repeated_share"}
 """Columns of ``days`` that are shares of 1; the others are counts."""
@@ -37,41 +38,26 @@ def days(profile: pd.DataFrame, quarantined: dict[str, int], records: Records, d
     found["outliers"] = found["outliers"] / found["rows"]
     found["repeated_share"] = found["repeated"] / found["rows"]
     # A day of test rows only has no balance to speak of: its share is null, which fails nothing.
-    counts = label_counts(profile, records).reindex(found.index)
-    found["least_label"] = counts.min(axis=1) / found["train"].where(found["train"] > 0)
+    rows = {name: counts.reindex(found.index).to_numpy() for name, counts in distributions(profile, records).items()}
+    found["least_label"] = rows["label"].min(axis=1) / found["train"].where(found["train"] > 0)
     least = demands.drift.min_rows
-    found["label_shift"] = _psi_by_day(counts.to_numpy(), least)
-    brightness = [_levels(profile[train], column, found.index) for column in ("mean", "std")]
-    found["pixel_shift"] = np.fmax(*(_psi_by_day(levels, least) for levels in brightness))
+    found["label_shift"] = by_day(rows["label"], least)
+    found["pixel_shift"] = np.fmax(by_day(rows["mean"], least), by_day(rows["std"], least))
     return found.reset_index()
 
 
-def _levels(train: pd.DataFrame, column: str, days: pd.Index) -> np.ndarray[Any, Any]:
-    """Training rows by day (rows) and by level of ``column`` (columns): 16 equal steps of 0 to 256."""
-    steps = (train[column] // 16).astype("int64")
-    return pd.crosstab(train["date"], steps).reindex(index=days, columns=range(16), fill_value=0).to_numpy()
+def distributions(profile: pd.DataFrame, records: Records) -> dict[str, pd.DataFrame]:
+    """What a shift is judged by: the training rows by date (rows) and by bin (columns), of each.
 
-
-def _psi_by_day(counts: np.ndarray[Any, Any], least: int) -> np.ndarray[Any, Any]:
-    """The population stability index of each day (a row of ``counts``) against all days before it together.
-
-    NaN where either side has fewer than ``least`` rows. Half a row is added to each cell, so that an empty one is a
-    large shift and not an infinite one.
+    ``label`` in the data set's order; ``mean`` and ``std`` of an image's pixels in 16 equal steps of 0 to 256, each
+    called by its lower end.
     """
-    found = np.full(len(counts), np.nan)
-    before = np.zeros(counts.shape[1])
-    for i, day in enumerate(counts):
-        if day.sum() >= least and before.sum() >= least:
-            p, q = ((side + 0.5) / (side + 0.5).sum() for side in (day, before))
-            found[i] = round(float(((p - q) * np.log(p / q)).sum()), 4)
-        before = before + day
-    return found
-
-
-def label_counts(profile: pd.DataFrame, records: Records) -> pd.DataFrame:
-    """The training rows of each label (columns, in the data set's order) by date."""
     train = profile[profile["split"] == "train"]
-    return pd.crosstab(train["date"], train["label"]).reindex(columns=records.labels, fill_value=0)
+    found = {"label": pd.crosstab(train["date"], train["label"]).reindex(columns=records.labels, fill_value=0)}
+    for column in ("mean", "std"):
+        steps = (train[column] // 16).astype("int64") * 16
+        found[column] = pd.crosstab(train["date"], steps).reindex(columns=range(0, 256, 16), fill_value=0)
+    return {name: counts.reindex(profile["date"].unique(), fill_value=0) for name, counts in found.items()}
 
 
 def suites(records: Records, demands: Validate) -> dict[str, list[Expectation]]:

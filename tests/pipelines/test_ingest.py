@@ -1,19 +1,23 @@
 """Ingest against a landing folder: what it takes, what it leaves out, and that nothing half-done is ever visible."""
 
 import hashlib
+import io
 import json
 import os
 import resource
 import subprocess
 import sys
+from collections import Counter
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from pipelines.datasets.landing import LandingError
 from pipelines.datasets.snapshot import SnapshotError
@@ -79,6 +83,36 @@ def test_a_day_becomes_a_sorted_partition_a_profile_and_an_entry_of_the_index(ro
         "data/profiles/small/date=2026-01-01.parquet",
         "data/profiles/small/index.json",
     ]
+
+
+def test_a_profile_has_small_pictures_of_some_records_of_each_label_and_of_the_strangest(
+    root: Path, landing: Path
+) -> None:
+    images = [pixels(n) for n in range(200)]
+    images[7], images[8], images[9] = (np.full((8, 8, 3), level, np.uint8) for level in (0, 255, 90))
+    twice = [png(images[50])] * 2
+    land(landing, "2026-01-01", {"a.parquet": parquet(table(range(200), image=[png(image) for image in images]))})
+    land(landing, "2026-01-01", {"b.parquet": parquet(table([50, 51], image=twice, label=["cat", "dog"]))})
+    run(root)
+    rows = pq.read_table(root / "data/profiles/small/date=2026-01-01.parquet").to_pylist()
+    shown = {row["source"]: row for row in rows if row["picture"]}
+    assert {"a.parquet#7", "a.parquet#8", "a.parquet#9", "a.parquet#50", "b.parquet#1"} <= set(shown)
+    assert Counter(row["label"] for row in shown.values()).most_common()[-1][1] >= 12
+    assert len(shown) <= 24 + 3 * 6 + 2
+    with Image.open(io.BytesIO(shown["a.parquet#50"]["picture"])) as picture:
+        assert np.array_equal(np.asarray(picture), images[50])
+
+
+def test_a_picture_of_a_large_image_is_small(tmp_path: Path, landing: Path) -> None:
+    root = checkout(tmp_path / "large", str(landing))
+    text = (root / "params.yaml").read_text().replace("      - 8\n      - 8\n", "      - 90\n      - 300\n", 1)
+    (root / "params.yaml").write_text(text)
+    image = png(np.random.default_rng(0).integers(0, 256, (90, 300, 3), np.uint8))
+    land(landing, "2026-01-01", {"a.parquet": parquet(table([0], image=[image]))})
+    run(root)
+    (row,) = pq.read_table(root / "data/profiles/small/date=2026-01-01.parquet").to_pylist()
+    with Image.open(io.BytesIO(row["picture"])) as picture:
+        assert picture.size == (64, 19)
 
 
 def test_two_folders_get_the_same_bytes(tmp_path: Path, landing: Path) -> None:

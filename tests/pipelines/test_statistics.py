@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipelines.statistics.drift import by_day, divergence, stability_index
 from pipelines.statistics.paired import holm, interval, worse_by
 from pipelines.statistics.power import least_gain, pass_chance
 
@@ -129,3 +130,26 @@ def test_new_beats_old_would_promote_one_almost_always_and_publish_too_much() ->
 
 def test_a_true_gain_of_a_point_and_a_half_passes_four_nights_of_five() -> None:
     assert pass_chance(0.015, 0.18, 5000, 5000, 0.15, 0.005) >= 0.8
+
+
+def test_the_stability_index_is_that_of_paper_and_pencil() -> None:
+    (first, second, third) = by_day(np.array([[50, 50], [80, 20], [5, 5]]), 20)
+    p, q = np.array([80.5, 20.5]) / 101, np.array([50.5, 50.5]) / 101
+    assert second == pytest.approx(((p - q) * np.log(p / q)).sum(), abs=1e-4)
+    assert np.isnan(first), "there is nothing before it"
+    assert np.isnan(third), "too few rows to tell"
+
+
+def test_the_divergence_is_nothing_between_the_same_shares_and_a_bit_between_strangers() -> None:
+    assert divergence(np.array([10, 30]), np.array([100, 300])) == 0
+    assert divergence(np.array([10, 0]), np.array([0, 7])) == 1
+    by_hand = 0.5 * np.log2(0.5 / 0.625) + 0.5 * np.log2(0.5 / 0.375)
+    other = 0.75 * np.log2(0.75 / 0.625) + 0.25 * np.log2(0.25 / 0.375)
+    assert divergence(np.array([5, 5]), np.array([30, 10])) == pytest.approx((by_hand + other) / 2, abs=1e-4)
+
+
+def test_samples_of_one_place_lie_as_far_apart_as_is_said() -> None:
+    rng = np.random.default_rng(0)
+    found = [stability_index(*(rng.multinomial(n, [1 / 16] * 16) for n in (300, 3000))) for _ in range(500)]
+    assert np.mean(found) == pytest.approx(15 * (1 / 300 + 1 / 3000), rel=0.1)
+    assert np.mean(np.array(found) > 0.1) < 0.05

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import yaml
 
-from pipelines.datasets.images_suite import _psi_by_day
 from pipelines.ingest import ingest
 from pipelines.validate import main, validate
 from tests.pipelines.small import checkout, digests, land, land_day, parquet, pixels, png, table
@@ -189,14 +188,6 @@ def shifted(root: Path, **drift: Any) -> None:
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["datasets"]["small"]["validate"]["drift"] = {"warn": 0.1, "stop": 0.5, "min_rows": 30} | drift
     (root / "params.yaml").write_text(yaml.safe_dump(params))
-
-
-def test_the_stability_index_is_that_of_paper_and_pencil() -> None:
-    (first, second, third) = _psi_by_day(np.array([[50, 50], [80, 20], [5, 5]]), 20)
-    p, q = np.array([80.5, 20.5]) / 101, np.array([50.5, 50.5]) / 101
-    assert second == pytest.approx(((p - q) * np.log(p / q)).sum(), abs=1e-4)
-    assert np.isnan(first), "there is nothing before it"
-    assert np.isnan(third), "too few rows to tell"
 
 
 def test_a_day_whose_pixels_are_inverted_and_a_day_of_mostly_one_label_are_refused(
