@@ -20,7 +20,7 @@ from typing import Any
 from pipelines.datasets.decisions import Decisions
 from pipelines.datasets.landing import Bucket, Folder, LandedFile, LandingError, Listing, is_date, open_landing
 from pipelines.datasets.snapshot import Snapshot, SnapshotError
-from pipelines.params.dataset import Dataset
+from pipelines.params import dataset as datasets
 from pipelines.params.section import ParamsError
 
 AT_ONCE = 32  # landing files in memory and on their way
@@ -39,7 +39,7 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
     Raises:
         ParamsError, LandingError, SnapshotError: nothing of the snapshot has changed, and running again is safe.
     """
-    params = Dataset.load("datasets", dataset, file=root / "params.yaml")
+    params = datasets.load(dataset, root / "params.yaml")
     reader = importlib.import_module(f"pipelines.datasets.{params.reader}")
     landing, decisions = open_landing(params.landing), Decisions(held)
     with Snapshot(root, dataset) as snapshot:
@@ -80,7 +80,7 @@ def foresee(dataset: str, until: date, held: list[dict[str, str]], root: Path = 
         Like the report of ``ingest``, with ``files`` and ``bytes`` of each day instead of its rows. ``sure`` is False
         of a day that may turn out to be the one that is there: its files have the same sizes, and other times.
     """
-    params = Dataset.load("datasets", dataset, file=root / "params.yaml")
+    params = datasets.load(dataset, root / "params.yaml")
     landing = open_landing(params.landing)
     snapshot, listing = Snapshot(root, dataset), landing.list()
     decisions = Decisions(held)

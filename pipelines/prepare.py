@@ -16,19 +16,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.lib import format as npy
 
 from pipelines.params.prepare import Prepare
-from pipelines.params.records import Records
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand
 
 SPLITS = ("train", "val", "test", "confirm", "publish")
-FILES = ("x.npy", "y.npy", "keys.txt")
 
 Place = tuple[int, int, int, str]
 """Partition, row in it, class, key."""
@@ -56,17 +53,20 @@ class Split:
 def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
     """Writes ``artifacts/datasets/<dataset>`` and returns the content of its ``dataset.json``.
 
-    Each split is a folder: ``x.npy`` uint8 ``[n, height, width, channels]``, ``y.npy`` int64 ``[n]`` and ``keys.txt``,
-    a key a line; ``sha256`` in ``dataset.json`` is over the three, in this order. ``partitions`` there is each day's
-    file by its md5, so that a release can be followed back to the days that made it.
+    Each split is a folder: the reader's own file (of images ``x.npy``, uint8 ``[n, height, width, channels]``),
+    ``y.npy`` int64 ``[n]`` and ``keys.txt``, a key a line; ``sha256`` in ``dataset.json`` is over the three, in this
+    order. ``partitions`` there is each day's file by its md5, so that a release can be followed back to the days that
+    made it.
 
     Raises:
         ParamsError, PrepareError: the outputs are as before.
     """
     file = root / "params.yaml"
     params = Prepare.load("datasets", dataset, "prepare", file=file)
-    records = Records.load("datasets", dataset, "records", file=file)
-    reader = importlib.import_module(f"pipelines.datasets.{at(read(file), 'datasets', dataset, 'reader')}")
+    name = at(read(file), "datasets", dataset, "reader", file=file)
+    reader = importlib.import_module(f"pipelines.datasets.{name}")
+    sections = importlib.import_module(f"pipelines.datasets.{name}_params")
+    records = sections.Records.load("datasets", dataset, "records", file=file)
     _demand_passed(dataset, root)
     partitions = sorted((root / "data" / dataset).glob("date=*.parquet"))
     found = assign(partitions, records.labels, params)
@@ -84,7 +84,7 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
         _write(part, rows, partitions, reader, records)
         described = {
             "labels": records.labels,
-            "shape": records.shape,
+            **reader.described(records),
             "days": [path.stem.removeprefix("date=") for path in partitions],
             "partitions": {path.stem.removeprefix("date="): _md5(path) for path in partitions},
             "dropped": found.duplicates,
@@ -94,7 +94,9 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
                 "retired": found.retired,
                 "least": params.frozen.least,
             },
-            "splits": {split: {"rows": len(rows[split]), "sha256": _sha256(part / split)} for split in SPLITS},
+            "splits": {
+                split: {"rows": len(rows[split]), "sha256": _sha256(part / split, reader.FEATURES)} for split in SPLITS
+            },
             # Rows are in the order of days, so these counts say which day each row of val is of.
             "val_days": _per_day(rows["val"], partitions),
         }
@@ -169,27 +171,24 @@ def _edition(partition: Path, starts: list[str]) -> str:
     return next((start for start in reversed(starts[1:]) if start <= day), starts[0])
 
 
-def _write(folder: Path, rows: dict[str, list[Place]], partitions: list[Path], reader: Any, records: Records) -> None:
+def _write(folder: Path, rows: dict[str, list[Place]], partitions: list[Path], reader: Any, records: Any) -> None:
     """The three files of each split; one partition in memory at a time."""
     with ExitStack() as files:
-        x: dict[str, BinaryIO] = {}
+        append = {}
         for split, places in rows.items():
             (folder / split).mkdir(parents=True)
-            # Written on and on, not mapped: a full disk is an error here and would be a killed process there.
-            x[split] = files.enter_context((folder / split / "x.npy").open("wb"))
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(places), *records.shape)}
-            npy.write_array_header_1_0(x[split], header)
+            append[split] = files.enter_context(reader.features(folder / split, len(places), records))
             np.save(folder / split / "y.npy", np.array([label for _, _, label, _ in places], np.int64))
             (folder / split / "keys.txt").write_text("".join(f"{key}\n" for *_, key in places))
         for p, path in enumerate(partitions):
             try:
-                images = reader.arrays(path, records)
+                content = reader.content(path, records)
             except ValueError as error:
                 raise PrepareError(f"{path}: {error}: correct params.yaml, or replace that day's files") from None
             for split, places in rows.items():
                 # Places are sorted by partition, so its rows are one run.
                 start, end = (bisect_left(places, which, key=itemgetter(0)) for which in (p, p + 1))
-                x[split].write(images[[row for _, row, _, _ in places[start:end]]].tobytes())
+                append[split](content, [row for _, row, _, _ in places[start:end]])
 
 
 def _demand_passed(dataset: str, root: Path) -> None:
@@ -210,9 +209,9 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _sha256(folder: Path) -> str:
+def _sha256(folder: Path, features: str) -> str:
     digest = hashlib.sha256()
-    for name in FILES:
+    for name in (features, "y.npy", "keys.txt"):
         with (folder / name).open("rb") as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
@@ -231,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ParamsError) else 1
     counts = ", ".join(f"{described['splits'][split]['rows']:,} {split}" for split in SPLITS)
-    left_out = f"; {described['dropped']:,} left out, their images are there already" if described["dropped"] else ""
+    left_out = f"; {described['dropped']:,} left out, they are there already" if described["dropped"] else ""
     print(f"{dataset}: {counts} rows from {len(described['days'])} day(s){left_out}")
     return 0
 

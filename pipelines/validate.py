@@ -16,10 +16,8 @@ from typing import Any, cast
 
 import jinja2
 
-from pipelines.params.records import Records
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand
-from pipelines.params.validate import Validate
 
 SAMPLE = 20  # failed records that a report names; all of them are counted
 NEWEST = 60  # days in the report's table, beside those that failed something
@@ -38,34 +36,26 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
         ParamsError, ValidateError: no verdict was reached.
     """
     file = root / "params.yaml"
-    demands = Validate.load("datasets", dataset, "validate", file=file)
-    records = Records.load("datasets", dataset, "records", file=file)
-    reader = at(read(file), "datasets", dataset, "reader")
+    reader = at(read(file), "datasets", dataset, "reader", file=file)
+    sections = importlib.import_module(f"pipelines.datasets.{reader}_params")
+    demands = sections.Validate.load("datasets", dataset, "validate", file=file)
+    records = sections.Records.load("datasets", dataset, "records", file=file)
     profiles = sorted((root / "data" / "profiles" / dataset).glob("date=*.parquet"))
     if not profiles:
         return _write(root, dataset, _empty(dataset), {}, {})
-    import pandas as pd
-    import pyarrow.parquet as pq
-
     suite = importlib.import_module(f"pipelines.datasets.{reader}_suite")
     index = json.loads((root / "data" / "profiles" / dataset / "index.json").read_text())["partitions"]
-    days_of = [
-        pd.read_parquet(path, columns=[name for name in pq.read_schema(path).names if name != "picture"]).assign(
-            date=path.stem.removeprefix("date=")
-        )
-        for path in profiles
-    ]
-    profile = pd.concat(days_of, ignore_index=True)
     quarantined = {day: sum(len(file["quarantined"]) for file in entry["files"]) for day, entry in index.items()}
-    days = suite.days(profile, quarantined, records, demands)
-    frames, ids = {"records": profile, "days": days}, {"records": ["date", "source", "key"], "days": ["date"]}
+    found = suite.frames(profiles, quarantined, records, demands)
+    days = found.days
+    frames, ids = {"records": found.records, "days": days}, {"records": ["date", "source", "key"], "days": ["date"]}
     results = _run(
         dataset, {name: (frames[name], ids[name], some) for name, some in suite.suites(records, demands).items()}
     )
     failed = [
         _failure(name, result, suite.SHARES)
-        for name, found in results.items()
-        for result in found
+        for name, answers in results.items()
+        for result in answers
         if not result["success"]
     ]
     accepted = {day: entry["accepted"] for day, entry in index.items() if "accepted" in entry}
@@ -75,7 +65,7 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
     severities = {failure["severity"] for failure in failed}
     verdict = {
         "verdict": "refuse" if "critical" in severities else "warn" if "warning" in severities else "pass",
-        "rows": len(profile),
+        "rows": int(days["rows"].sum()),
         "days": len(days),
         "train": int(days["train"].sum()),
         "test": int(days["test"].sum()),
@@ -88,13 +78,14 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
         ],
     }
     shown = set(sorted(days["date"])[-NEWEST:]) | {day for failure in failed for day in failure["days"][:NEWEST]}
-    counts = suite.distributions(profile, records)["label"]
+    counts = found.distributions["label"]
     page = {
         "failures": failed,
         "table": [row for row in days.to_dict("records") if row["date"] in shown],
         "labels": records.labels,
         "counts": {day: list(map(int, row)) for day, row in zip(counts.index, counts.to_numpy(), strict=True)},
         "shares": suite.SHARES,
+        "columns": suite.COLUMNS,
         "index": index,
     }
     return _write(root, dataset, verdict, results, page)

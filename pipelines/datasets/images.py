@@ -4,10 +4,11 @@ A landing file is Parquet with the columns ``image`` (PNG or JPEG bytes), ``labe
 test rows, ``split`` (``train`` or ``test``); or an image below ``<label>/`` or ``test/<label>/``.
 """
 
-import difflib
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.lib import format as npy
 from PIL import Image
 
-from pipelines.params.records import Records
+from pipelines.datasets.images_params import Records
+from pipelines.datasets.reading import Unreadable, check_label
 
-SPLITS = ("train", "test")
 # Modes that hold the pixels as they are; a palette and a bitmap are only other ways to write them.
 CHANNELS = {"L": 1, "RGB": 3}
 SAME_AS = {"P": "RGB", "1": "L"}
@@ -27,10 +29,6 @@ SAME_AS = {"P": "RGB", "1": "L"}
 ORDINARY = 24
 STRANGEST = 6
 SIDE = 64  # pixels at most
-
-
-class Unreadable(Exception):
-    """A record or a whole file that goes to quarantine; the message is the reason and names the column."""
 
 
 @dataclass
@@ -113,12 +111,7 @@ def _check_columns(schema: pa.Schema) -> None:
 
 
 def _add(rows: Rows, source: str, data: Any, label: Any, split: Any, records: Records) -> None:
-    if label not in records.labels:
-        near = difflib.get_close_matches(str(label), records.labels, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f" ({', '.join(records.labels[:20])})"
-        raise Unreadable(f"label: {label!r} is none of the data set's labels{hint}")
-    if split not in SPLITS:
-        raise Unreadable(f"split: {split!r} is neither train nor test")
+    check_label(label, split, records.labels)
     pixels = _pixels(data, records.shape)
     shape = "x".join(map(str, records.shape))
     rows.key.append(hashlib.sha256(f"{shape}:".encode() + pixels).hexdigest())
@@ -248,7 +241,30 @@ def write(table: pa.Table, sink: Any) -> None:
     )
 
 
-def arrays(partition: Path, records: Records) -> np.ndarray:
+# What prepare makes of them
+
+FEATURES = "x.npy"
+
+
+def described(records: Records) -> dict[str, Any]:
+    """What ``dataset.json`` says of the records."""
+    return {"shape": records.shape}
+
+
+@contextmanager
+def features(folder: Path, count: int, records: Records) -> Iterator[Callable[[Any, list[int]], None]]:
+    """Opens ``x.npy`` for so many images; yields what appends rows of ``content``."""
+    # Written on and on, not mapped: a full disk is an error here and would be a killed process there.
+    with (folder / FEATURES).open("wb") as file:
+        npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count, *records.shape)})
+
+        def append(images: Any, rows: list[int]) -> None:
+            file.write(images[rows].tobytes())
+
+        yield append
+
+
+def content(partition: Path, records: Records) -> np.ndarray:
     """The images of a partition in its order: uint8 ``[n, height, width, channels]``.
 
     Raises:

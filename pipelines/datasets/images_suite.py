@@ -1,35 +1,58 @@
 """What is demanded of images: of each record, and of each day, so that a long history cannot hide a bad one."""
 
-from typing import Any
+from pathlib import Path
 
-import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from great_expectations.expectations.expectation import Expectation
-from great_expectations.expectations.metadata_types import FailureSeverity as Severity
 
-from pipelines.params.records import Records
-from pipelines.params.validate import Validate
+from pipelines.datasets.daily import identities
+from pipelines.datasets.expectations import Frames, at_most, between, in_set, not_null, of_every_day
+from pipelines.datasets.images_params import Records, Validate
 from pipelines.statistics.drift import by_day
 
 SHARES = {"quarantined", "least_label", "outliers", "repeated_share"}
-"""Columns of ``days`` that are shares of 1; the others are counts."""
+"""Columns of ``days`` that are shares of 1; the others are counts and sizes."""
+
+COLUMNS = {
+    "rows": "rows",
+    "train": "train",
+    "test": "test",
+    "quarantined": "quarantined",
+    "least_label": "rarest label",
+    "outliers": "outliers",
+    "label_shift": "label shift (PSI)",
+    "pixel_shift": "pixel shift (PSI)",
+    "repeated": "there twice",
+    "contradicted": "two labels",
+    "leaked": "also in test",
+}
+"""Columns of ``days`` that the report shows, with their headings."""
 
 
-def days(profile: pd.DataFrame, quarantined: dict[str, int], records: Records, demands: Validate) -> pd.DataFrame:
-    """One row a day: what ``suites`` asks about.
+def frames(profiles: list[Path], quarantined: dict[str, int], records: Records, demands: Validate) -> Frames:
+    """What ``suites`` asks about, of all days; ``quarantined`` counts by date."""
+    days_of = [
+        pd.read_parquet(path, columns=[name for name in pq.read_schema(path).names if name != "picture"]).assign(
+            date=path.stem.removeprefix("date=")
+        )
+        for path in profiles
+    ]
+    profile = pd.concat(days_of, ignore_index=True)
+    found = distributions(profile, records)
+    return Frames(profile, _days(profile, quarantined, found, demands), found)
 
-    ``profile`` holds the profiles of all days in order, with a column ``date``; ``quarantined`` counts by date.
-    """
+
+def _days(
+    profile: pd.DataFrame, quarantined: dict[str, int], distributions: dict[str, pd.DataFrame], demands: Validate
+) -> pd.DataFrame:
     date, train = profile["date"], profile["split"] == "train"
-    labels = profile.drop_duplicates(["key", "label"])["key"]
     flags = {
         "train": train,
         "test": ~train,
         "outliers": ~profile["mean"].between(*demands.mean) | (profile["std"] < demands.min_std),
-        "repeated": profile["key"].duplicated(),
-        "contradicted": profile["key"].isin(labels[labels.duplicated()]),
-        "leaked": train & profile["key"].isin(profile["key"][~train]),
+        **identities(pd.factorize(profile["key"])[0], pd.factorize(profile["label"])[0], train.to_numpy()),
     }
     found = pd.DataFrame(flags).groupby(date, sort=True).sum()
     found.insert(0, "rows", found["train"] + found["test"])
@@ -38,7 +61,7 @@ def days(profile: pd.DataFrame, quarantined: dict[str, int], records: Records, d
     found["outliers"] = found["outliers"] / found["rows"]
     found["repeated_share"] = found["repeated"] / found["rows"]
     # A day of test rows only has no balance to speak of: its share is null, which fails nothing.
-    rows = {name: counts.reindex(found.index).to_numpy() for name, counts in distributions(profile, records).items()}
+    rows = {name: counts.reindex(found.index).to_numpy() for name, counts in distributions.items()}
     found["least_label"] = rows["label"].min(axis=1) / found["train"].where(found["train"] > 0)
     least = demands.drift.min_rows
     found["label_shift"] = by_day(rows["label"], least)
@@ -65,69 +88,24 @@ def suites(records: Records, demands: Validate) -> dict[str, list[Expectation]]:
     height, width, channels = records.shape
     low, high = demands.mean
     of_records = [
-        *(_not_null(column, f"Every record has a {column}") for column in ("key", "label", "split")),
-        _in_set("label", records.labels, "Every label is one of the data set's"),
-        _in_set("split", ["train", "test"], "Every record is a train or a test row"),
-        _in_set("height", [height], f"Every image is {height} pixels high"),
-        _in_set("width", [width], f"Every image is {width} pixels wide"),
-        _in_set("channels", [channels], f"Every image has {channels} channel(s)"),
-        _between("mean", "info", f"An image's mean is within {low:g} and {high:g}", min_value=low, max_value=high),
-        _between("std", "info", f"An image's deviation is at least {demands.min_std:g}", min_value=demands.min_std),
+        *(not_null(column, f"Every record has a {column}") for column in ("key", "label", "split")),
+        in_set("label", records.labels, "Every label is one of the data set's"),
+        in_set("split", ["train", "test"], "Every record is a train or a test row"),
+        in_set("height", [height], f"Every image is {height} pixels high"),
+        in_set("width", [width], f"Every image is {width} pixels wide"),
+        in_set("channels", [channels], f"Every image has {channels} channel(s)"),
+        between("mean", "info", f"An image's mean is within {low:g} and {high:g}", min_value=low, max_value=high),
+        between("std", "info", f"An image's deviation is at least {demands.min_std:g}", min_value=demands.min_std),
     ]
-    rows, quarantined = demands.min_rows, demands.max_quarantined
-    share, outliers = demands.min_label_share, demands.max_outliers
+    outliers = demands.max_outliers
     of_days = [
-        _between("rows", "critical", f"A day has at least {rows:,} rows", min_value=rows),
-        _between(
-            "quarantined",
-            "critical",
-            f"At most {quarantined:.1%} of a day's records are quarantined",
-            max_value=quarantined,
-        ),
-        _between(
-            "least_label", "critical", f"Each label has at least {share:.1%} of a day's training rows", min_value=share
-        ),
-        _between(
+        *of_every_day(demands, "images"),
+        between(
             "outliers",
             "critical",
             f"At most {outliers:.1%} of a day's images are too dark, too bright or blank",
             max_value=outliers,
         ),
-        _between(
-            "repeated_share",
-            "critical",
-            f"At most {demands.max_repeated:.0%} of a day's images were there before",
-            max_value=demands.max_repeated,
-        ),
-        *(
-            _between(column, severity, f"A day's {what} shift by a PSI of at most {most:g}", max_value=most)
-            for column, what in (("label_shift", "labels"), ("pixel_shift", "pixels"))
-            for severity, most in (("critical", demands.drift.stop), ("warning", demands.drift.warn))
-        ),
-        _between("repeated", "warning", "No image is there twice", max_value=0),
-        _between("contradicted", "warning", "No image has two labels", max_value=0),
-        _between("leaked", "warning", "No training row is also a test row", max_value=0),
+        *at_most("pixel_shift", "A day's pixels shift by a PSI of", demands.drift.warn, demands.drift.stop),
     ]
     return {"records": of_records, "days": of_days}
-
-
-def _not_null(column: str, description: str) -> Expectation:
-    return gxe.ExpectColumnValuesToNotBeNull(column=column, severity=Severity.CRITICAL, description=description)
-
-
-def _in_set(column: str, values: list[Any], description: str) -> Expectation:
-    return gxe.ExpectColumnValuesToBeInSet(
-        column=column, value_set=values, severity=Severity.CRITICAL, description=description
-    )
-
-
-def _between(
-    column: str, severity: str, description: str, *, min_value: float | None = None, max_value: float | None = None
-) -> Expectation:
-    return gxe.ExpectColumnValuesToBeBetween(
-        column=column,
-        min_value=min_value,
-        max_value=max_value,
-        severity=Severity(severity),
-        description=description,
-    )

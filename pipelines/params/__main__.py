@@ -5,6 +5,7 @@ A stage reads its own section and would find another's mistake only in the middl
 
 import re
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
-from pipelines.params.dataset import Dataset
+from pipelines.params import dataset
 from pipelines.params.model import Model
 from pipelines.params.section import ParamsError, Section, nearest, read
 
@@ -49,22 +50,23 @@ def check(root: Path = Path()) -> None:
     wrong += [f"{file}: {key} is missing" for key in SECTIONS if not isinstance(tree.get(key), dict)]
     if wrong:
         raise ParamsError("\n".join(wrong))
-    wrong += _schedule(tree["schedule"], file) + _section(Notify, tree["notify"], "notify", file)
+    wrong += _schedule(tree["schedule"], file) + _section(Notify.check, tree["notify"], "notify", file)
     wrong += _toolchain(tree["toolchain"], file)
     for name, entry in tree["datasets"].items():
         where = f"datasets.{name}"
-        wrong += _name(name, where, file) + _section(Dataset, entry, where, file)
-        for suffix in (".py", "_suite.py"):
-            wrong += _there(root, file, where, entry, "reader", "pipelines/datasets", suffix)
+        wrong += _name(name, where, file)
+        suffixes = (".py", "_params.py", "_suite.py")
+        absent = [_there(root, file, where, entry, "reader", "pipelines/datasets", suffix) for suffix in suffixes]
+        wrong += next(filter(None, absent), []) or _section(dataset.check, entry, where, file)
     for name, entry in tree["models"].items():
         where = f"models.{name}"
-        wrong += _name(name, where, file) + _section(Model, entry, where, file)
+        wrong += _name(name, where, file) + _section(Model.check, entry, where, file)
         wrong += _there(root, file, where, entry, "task", "pipelines/tasks", "")
         wrong += _there(root, file, where, entry, "family", "pipelines/families", ".py")
-        dataset = entry.get("dataset") if isinstance(entry, dict) else None
-        if isinstance(dataset, str) and dataset not in tree["datasets"]:
-            hint = nearest(dataset, list(tree["datasets"]))
-            wrong.append(f"{file}: {where}.dataset is {dataset!r}, which is none of datasets{hint}")
+        wanted = entry.get("dataset") if isinstance(entry, dict) else None
+        if isinstance(wanted, str) and wanted not in tree["datasets"]:
+            hint = nearest(wanted, list(tree["datasets"]))
+            wrong.append(f"{file}: {where}.dataset is {wanted!r}, which is none of datasets{hint}")
     if wrong:
         raise ParamsError("\n".join(wrong))
 
@@ -105,9 +107,9 @@ def _name(name: Any, where: str, file: Path) -> list[str]:
     ]
 
 
-def _section(kind: type[Section], entry: Any, where: str, file: Path) -> list[str]:
+def _section(check: Callable[[Any, str, Path], Any], entry: Any, where: str, file: Path) -> list[str]:
     try:
-        kind.check(entry, where, file)
+        check(entry, where, file)
     except ParamsError as error:
         return [str(error)]
     return []

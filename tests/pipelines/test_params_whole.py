@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.params import dataset
 from pipelines.params.__main__ import check, main
-from pipelines.params.dataset import Dataset
 from pipelines.params.section import ParamsError
 from tests.pipelines.small import ROOT, checkout
 
@@ -97,6 +97,6 @@ def test_a_missing_section_and_text_that_is_no_yaml_are_said(root: Path) -> None
 
 
 def test_a_section_cannot_be_changed_once_read(root: Path) -> None:
-    dataset = Dataset.load("datasets", "cifar10", file=root / "params.yaml")
+    found = dataset.load("cifar10", root / "params.yaml")
     with pytest.raises(ValueError, match="frozen"):
-        dataset.reader = "other"
+        found.reader = "other"
