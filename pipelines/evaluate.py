@@ -13,6 +13,7 @@ import csv
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +34,8 @@ from pipelines.programs.champion import fetch, seen_days
 from pipelines.programs.cost import cost
 
 BATCH = 500
+FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "ece")
+VALUES = 30  # of an attribute that are slices of their own; the rarer ones are one slice together
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -42,8 +45,8 @@ def main(model: str) -> None:
     demand("numpy", "onnx", "onnxruntime", "pyarrow", "torch")
     params = Evaluate.load("models", model, "evaluate")
     entry = at(read(), "models", model)
-    parts = ("module", "records", "score", "served", "perturb")
-    task, records, score, served, perturb = (import_module(f"pipelines.tasks.{entry['task']}.{part}") for part in parts)
+    names = ("module", "records", "score", "served", "perturb")
+    task, records, score, served, perturb = (import_module(f"pipelines.tasks.{entry['task']}.{name}") for name in names)
     data, made = Path("artifacts/datasets", entry["dataset"]), Path("artifacts/models", model)
     described = json.loads((data / "dataset.json").read_text())
     labels, splits = described["labels"], described["splits"]
@@ -58,7 +61,9 @@ def main(model: str) -> None:
     answers = [answer(test.x) for answer in programs]
     weights = answers_of_weights(task, entry["family"], described, made / "weights.safetensors", test.x)
     readable = [np.clip(np.nan_to_num(found), 0, 1) for found in answers]  # the gate fails what is not finite
-    scores = [score.score(found, test.y, labels, params.bins) for found in readable]
+    parts = slices(test.y, labels, params.slices) | by_attribute(data / "test" / "attributes.json")
+    groups = {name: mask for name, mask in parts.items() if not name.startswith("label ")}  # those have a table
+    scores = [score.score(found, test.y, labels, params.bins, groups) for found in readable]
 
     def right(answer: Callable[[Any], Floats], x: Any, y: Ints) -> Mask:
         return answer(x).argmax(1) == y
@@ -98,10 +103,7 @@ def main(model: str) -> None:
                 "sha256": splits["confirm"]["sha256"],
                 "paired": paired(*confirmed),
             },
-            "slices": [
-                {"slice": name, **paired(*(found[mask] for found in on_test))}
-                for name, mask in slices(test.y, labels, params.slices).items()
-            ],
+            "slices": [{"slice": name, **paired(*(found[mask] for found in on_test))} for name, mask in parts.items()],
             "perturbations": [{"slice": name, **paired(*pair)} for name, pair in perturbed.items()],
             "new_days": new_days(described["val_days"], seen_days(folder), right(programs[1], val.x, val.y)),
         }
@@ -123,6 +125,18 @@ def slices(y: Ints, labels: list[str], wanted: Slices) -> dict[str, Mask]:
             if label not in labels:
                 raise ParamsError(f"params.yaml: the group {name} names {label!r}, which is no label of the data set")
         found[f"group {name}"] = np.isin(y, [labels.index(label) for label in members])
+    return found
+
+
+def by_attribute(file: Path) -> dict[str, Mask]:
+    """Which test rows each value of each attribute has, those with most rows first."""
+    found: dict[str, Mask] = {}
+    for name, values in json.loads(file.read_text()).items() if file.exists() else ():
+        column = np.array(values)
+        ordered = [value for value, _ in Counter(sorted(values)).most_common()]
+        found |= {f"{name} {value}": column == value for value in ordered[:VALUES]}
+        if ordered[VALUES:]:
+            found[f"{name}, the {len(ordered) - VALUES} rarest"] = np.isin(column, ordered[VALUES:])
     return found
 
 
@@ -208,7 +222,7 @@ def write(
 
 
 def _figures(scores: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in scores.items() if name not in ("per_class", "confusion", "calibration")}
+    return {name: value for name, value in scores.items() if name in FIGURES}
 
 
 def _csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipelines.datasets import attributes
 from pipelines.params.prepare import Prepare
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand
@@ -56,7 +58,7 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
     Each split is a folder: the reader's own file (of images ``x.npy``, uint8 ``[n, height, width, channels]``),
     ``y.npy`` int64 ``[n]`` and ``keys.txt``, a key a line; ``sha256`` in ``dataset.json`` is over the three, in this
     order. ``partitions`` there is each day's file by its md5, so that a release can be followed back to the days that
-    made it.
+    made it. Where records have attributes, ``test/attributes.json`` holds each of them, a value for each row.
 
     Raises:
         ParamsError, PrepareError: the outputs are as before.
@@ -82,6 +84,9 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
     shutil.rmtree(part, ignore_errors=True)
     try:
         _write(part, rows, partitions, reader, records)
+        if records.attributes:
+            groups = _attributes(rows["test"], partitions, records.attributes)
+            (part / "test" / "attributes.json").write_text(json.dumps(groups, ensure_ascii=False) + "\n")
         described = {
             "labels": records.labels,
             **reader.described(records),
@@ -189,6 +194,16 @@ def _write(folder: Path, rows: dict[str, list[Place]], partitions: list[Path], r
                 # Places are sorted by partition, so its rows are one run.
                 start, end = (bisect_left(places, which, key=itemgetter(0)) for which in (p, p + 1))
                 append[split](content, [row for _, row, _, _ in places[start:end]])
+
+
+def _attributes(places: list[Place], partitions: list[Path], names: list[str]) -> dict[str, list[str]]:
+    """Each attribute of the rows at these places."""
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for p, of_day in groupby(places, key=itemgetter(0)):
+        values, rows = attributes.read(partitions[p], names), [row for _, row, _, _ in of_day]
+        for name in names:
+            found[name] += [values[name][row] for row in rows]
+    return found
 
 
 def _demand_passed(dataset: str, root: Path) -> None:

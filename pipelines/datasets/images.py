@@ -1,13 +1,14 @@
 """Images with one label each: how their files are read, and what a partition and its profile hold.
 
 A landing file is Parquet with the columns ``image`` (PNG or JPEG bytes), ``label`` (string) and, if the source knows
-test rows, ``split`` (``train`` or ``test``); or an image below ``<label>/`` or ``test/<label>/``.
+test rows, ``split`` (``train`` or ``test``), and those of ``records.attributes``; or an image below ``<label>/`` or
+``test/<label>/``.
 """
 
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from PIL import Image
 
+from pipelines.datasets import attributes
 from pipelines.datasets.images_params import Records
 from pipelines.datasets.reading import Unreadable, check_label
 
@@ -40,6 +42,7 @@ class Rows:
     split: list[str] = field(default_factory=list)
     source: list[str] = field(default_factory=list)
     image: list[bytes] = field(default_factory=list)
+    attributes: list[tuple[str, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.key)
@@ -66,7 +69,7 @@ def read(name: str, data: bytes, records: Records, into: Rows) -> list[dict[str,
     split = folders.pop(0) if len(folders) == 2 else "train"
     if len(folders) != 1:
         raise Unreadable("label: an image lies below <label>/ or test/<label>/")
-    _add(into, name, data, folders[0], split, records)
+    _add(into, name, {"image": data, "label": folders[0], "split": split}, records)
     return []
 
 
@@ -76,13 +79,13 @@ def _read_parquet(name: str, data: bytes, records: Records, into: Rows) -> list[
         file = pq.ParquetFile(pa.BufferReader(data))
         schema = file.schema_arrow
         _check_columns(schema)
-        columns = [column for column in ("image", "label", "split") if column in schema.names]
+        wanted = ("image", "label", "split", *records.attributes)
+        columns = [column for column in wanted if column in schema.names]
         row = 0
         for batch in file.iter_batches(batch_size=1024, columns=columns):
             for record in batch.to_pylist():
                 try:
-                    split = record.get("split", "train")
-                    _add(found, f"{name}#{row}", record["image"], record["label"], split, records)
+                    _add(found, f"{name}#{row}", record, records)
                 except Unreadable as reason:
                     quarantined.append({"record": f"row {row}", "reason": str(reason)})
                 row += 1
@@ -110,15 +113,17 @@ def _check_columns(schema: pa.Schema) -> None:
             raise Unreadable(f"column {column} is {kind}, {'binary' if column == 'image' else 'string'} is wanted")
 
 
-def _add(rows: Rows, source: str, data: Any, label: Any, split: Any, records: Records) -> None:
+def _add(rows: Rows, source: str, record: Mapping[str, Any], records: Records) -> None:
+    label, split = record["label"], record.get("split", "train")
     check_label(label, split, records.labels)
-    pixels = _pixels(data, records.shape)
+    pixels = _pixels(record["image"], records.shape)
     shape = "x".join(map(str, records.shape))
     rows.key.append(hashlib.sha256(f"{shape}:".encode() + pixels).hexdigest())
     rows.label.append(label)
     rows.split.append(split)
     rows.source.append(source)
     rows.image.append(pixels)
+    rows.attributes.append(attributes.of(record, records.attributes))
 
 
 def _pixels(data: Any, shape: list[int]) -> bytes:
@@ -157,9 +162,8 @@ def tables(rows: Rows, records: Records) -> tuple[pa.Table, pa.Table, int]:
     shared = {column: [getattr(rows, column)[i] for i in order] for column in ("key", "label", "split")}
     images = [rows.image[i] for i in order]
     height, width, channels = records.shape
-    partition = pa.table(
-        {**shared, "image": pa.array(images, pa.binary(height * width * channels))},
-    )
+    groups = attributes.columns(records.attributes, [rows.attributes[i] for i in order])
+    partition = pa.table({**shared, "image": pa.array(images, pa.binary(height * width * channels)), **groups})
     count = len(order)
     statistics = _statistics(images)
     pictured = _pictured(shared, statistics)

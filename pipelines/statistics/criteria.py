@@ -7,7 +7,7 @@ decimals.
 from typing import Any
 
 from pipelines.params.gate import ChangeThreshold, Cost, Groups, NewDays, ValueThreshold
-from pipelines.statistics.paired import holm, interval, lower_by, worse_by
+from pipelines.statistics.paired import holm, interval, lower_by, mcnemar, worse_by
 
 
 def finite(program: dict[str, Any]) -> dict[str, Any]:
@@ -74,9 +74,13 @@ def change(metrics: dict[str, Any], confirm: dict[str, Any], threshold: ChangeTh
 
 
 def _look(split: str, b: int, c: int, rows: int, level: float) -> dict[str, Any]:
+    numbers = {"mcnemar_p": float(f"{mcnemar(b, c):.3g}"), **_difference(b, c, rows, level)}
+    return {"split": split, "rows": rows, "b": b, "c": c, "level": level, **numbers}
+
+
+def _difference(b: int, c: int, rows: int, level: float) -> dict[str, float]:
     low, high = interval(b, c, rows, level)
-    value = {"value": round((c - b) / rows, 6), "low": round(low, 6), "high": round(high, 6)}
-    return {"split": split, "rows": rows, "b": b, "c": c, "level": level, **value}
+    return {"value": round((c - b) / rows, 6), "low": round(low, 6), "high": round(high, 6)}
 
 
 def groups(name: str, parts: list[dict[str, Any]], params: Groups) -> dict[str, Any]:
@@ -88,8 +92,8 @@ def groups(name: str, parts: list[dict[str, Any]], params: Groups) -> dict[str, 
     judged = [(part, n) for part, n in zip(parts, counts, strict=True) if n >= params.min_rows]
     p_values = [worse_by(part["b"], part["c"], n, params.margin) for part, n in judged]
     table = [
-        {"slice": part["slice"], "rows": n, "value": round((part["c"] - part["b"]) / n, 6), "p": float(f"{p:.3g}"),
-         "worse": worse}
+        {"slice": part["slice"], "rows": n, **_difference(part["b"], part["c"], n, params.level),
+         "p": float(f"{p:.3g}"), "worse": worse}
         for (part, n), p, worse in zip(judged, p_values, holm(p_values, params.level), strict=True)
     ]  # fmt: skip
     small = [part["slice"] for part, n in zip(parts, counts, strict=True) if n < params.min_rows]

@@ -7,6 +7,7 @@ happen to agree on a few rows.
 """
 
 from collections.abc import Sequence
+from math import exp, fsum, lgamma, log
 from statistics import NormalDist
 
 NORMAL = NormalDist()
@@ -34,6 +35,19 @@ def interval(b: int, c: int, n: int, level: float) -> tuple[float, float]:
 
     estimate = (c - b) / n
     return bound(estimate, -1.0, 1), bound(estimate, 1.0, -1)
+
+
+def mcnemar(b: int, c: int) -> float:
+    """The exact two-sided p-value of "both are right equally often" (McNemar's test with the mid-p correction).
+
+    It says the same as the interval in another way, for whoever knows the test; no verdict rests on it.
+    """
+    n, few = b + c, min(b, c)
+    if b == c:
+        return 1.0
+    # P(X ≤ few) for X binomial with n and 1/2, of which the last term counts half, on both sides.
+    terms = [exp(lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) - n * log(2)) for k in range(few + 1)]
+    return min(1.0, 2 * (fsum(terms) - terms[-1] / 2))
 
 
 def worse_by(b: int, c: int, n: int, margin: float) -> float:

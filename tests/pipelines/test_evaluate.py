@@ -134,6 +134,33 @@ def test_challenger_and_champion_meet_on_the_same_rows(root: Path, made: Path) -
     assert right == found["paired"]["both_right"] + found["paired"]["b"]
 
 
+def test_each_value_of_an_attribute_is_a_slice_and_on_the_page(root: Path, made: Path) -> None:
+    served(root, made, 1)
+    sites = ["bern"] * 30 + ["<b>oslo</b>"] * 20 + ["unknown"] * 10
+    file = root / "artifacts/datasets/cifar10/test/attributes.json"
+    file.write_text(json.dumps({"site": sites, "user": [f"{n:02}" for n in range(60)]}))
+    judged(root)
+    compared = json.loads((root / f"artifacts/evaluations/{MODEL}/details/compared.json").read_text())
+    found = {part["slice"]: part for part in compared["slices"]}
+    counts = ("both_right", "b", "c", "both_wrong")
+    rows = {name: sum(part[count] for count in counts) for name, part in found.items()}
+    assert [(name, n) for name, n in rows.items() if name.startswith("site")] == [
+        ("site bern", 30), ("site <b>oslo</b>", 20), ("site unknown", 10)
+    ]  # fmt: skip
+    assert (rows["user 00"], rows["user, the 30 rarest"], len(rows)) == (1, 30, 3 + 3 + 31)
+
+    scores = json.loads((root / f"artifacts/evaluations/{MODEL}/details/scores.json").read_text())
+    for who, only in (("challenger", "c"), ("champion", "b")):
+        bern = scores[who]["parts"][0]
+        right = found["site bern"]["both_right"] + found["site bern"][only]
+        assert (bern["slice"], bern["rows"], bern["accuracy"]) == ("site bern", 30, round(right / 30, 6))
+        assert (bern["low"], bern["high"]) == pytest.approx(wilson(right, 30), abs=1e-6)
+    gate.main(MODEL)
+    page = (root / f"artifacts/decisions/{MODEL}/report.html").read_text()
+    assert "<td>site bern</td><td>30</td>" in page
+    assert "<td>site &lt;b&gt;oslo&lt;/b&gt;</td>" in page
+
+
 def test_the_champion_that_is_the_challenger_is_recognised(root: Path, made: Path) -> None:
     served(root, made, 0)
     found = judged(root)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom, binomtest
 
 from pipelines.statistics.drift import by_day, divergence, stability_index
-from pipelines.statistics.paired import holm, interval, worse_by
+from pipelines.statistics.paired import holm, interval, mcnemar, worse_by
 from pipelines.statistics.power import least_gain, pass_chance
 
 
@@ -25,6 +26,24 @@ def test_the_paired_interval_of_many_rows_is_the_textbook_one() -> None:
     b, c, n = 800, 1000, 10_000
     half = 1.6449 * (b + c - (c - b) ** 2 / n) ** 0.5 / n
     assert interval(b, c, n, 0.05) == pytest.approx((0.02 - half, 0.02 + half), abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "p"),
+    [
+        (1, 7, 0.0391),  # Fagerland, Lydersen and Laake 2013: the mid-p of that table
+        (7, 1, 0.0391),
+        (59, 6, 2.2e-12),
+        (0, 0, 1.0),
+        (450, 450, 1.0),
+    ],
+)
+def test_mcnemars_test_is_the_exact_one_with_mid_p(b: int, c: int, p: float) -> None:
+    assert mcnemar(b, c) == pytest.approx(p, rel=0.02)
+    few, n = min(b, c), b + c
+    if b != c:
+        exact = binomtest(few, n).pvalue - binom.pmf(few, n, 0.5)
+        assert mcnemar(b, c) == pytest.approx(exact, rel=1e-9)
 
 
 def test_swapping_the_models_mirrors_the_interval() -> None:

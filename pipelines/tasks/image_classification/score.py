@@ -1,5 +1,6 @@
 """How good probabilities are, in numbers that stay the same to the last byte."""
 
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
@@ -7,14 +8,17 @@ import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def score(probabilities: Floats, y: Ints, labels: list[str], bins: int) -> dict[str, Any]:
-    """The figures of one model on one split.
+def score(
+    probabilities: Floats, y: Ints, labels: list[str], bins: int, parts: Mapping[str, Mask] | None = None
+) -> dict[str, Any]:
+    """The figures of one model on one split, and its accuracy on each of the split's ``parts`` (which rows they have).
 
     ``probabilities`` is ``[n, classes]``, ``y`` int64 ``[n]``. Gives ``accuracy`` with its 95 % Wilson interval,
     ``macro_f1``, ``log_loss`` and ``ece`` (expected calibration error over equal bins of confidence), and the tables
-    ``per_class``, ``confusion`` (rows: actual, columns: predicted) and ``calibration``.
+    ``per_class``, ``confusion`` (rows: actual, columns: predicted), ``calibration`` and ``parts``.
     """
     predicted = probabilities.argmax(1)
     correct, n = int((predicted == y).sum()), len(y)
@@ -33,6 +37,7 @@ def score(probabilities: Floats, y: Ints, labels: list[str], bins: int) -> dict[
         "per_class": per_class,
         "confusion": confusion.tolist(),
         "calibration": calibration,
+        "parts": [_of_part(predicted[mask] == y[mask], name) for name, mask in (parts or {}).items()],
     }
 
 
@@ -61,7 +66,19 @@ def _of_class(confusion: Ints, i: int, label: str) -> dict[str, Any]:
     }
 
 
-def _calibration(probabilities: Floats, right: np.ndarray[Any, np.dtype[np.bool_]], bins: int) -> list[dict[str, Any]]:
+def _of_part(right: Mask, name: str) -> dict[str, Any]:
+    rows, hit = len(right), int(right.sum())
+    low, high = wilson(hit, rows) if rows else (0.0, 1.0)
+    return {
+        "slice": name,
+        "rows": rows,
+        "accuracy": rounded(hit / rows if rows else 0.0),
+        "low": rounded(low),
+        "high": rounded(high),
+    }
+
+
+def _calibration(probabilities: Floats, right: Mask, bins: int) -> list[dict[str, Any]]:
     """Mean confidence and accuracy of each bin that has rows."""
     confidence = probabilities.max(1).astype(np.float64)
     which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
