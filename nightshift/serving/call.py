@@ -1,10 +1,14 @@
 """One request from its headers to its answer: what metrics, logs, usage and samples are made of."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nightshift.serving.model import LoadedModel
+
+if TYPE_CHECKING:
+    from nightshift.serving.inference import Lane
 
 
 @dataclass(slots=True)
@@ -22,7 +26,7 @@ class Call:
     key: str | None = None  # the API key's name
     counted: bool = False  # against that key's quota
     model: LoadedModel | None = None
-    admitted: bool = False  # counted among those that the model has to answer
+    lane: "Lane | None" = None  # where it is counted among those that the model has to answer
     role: str = ""  # "champion", "canary" or "pinned"
     received: int = 0  # bytes of the body, as they came
     sent: int = 0  # bytes of the answer's body

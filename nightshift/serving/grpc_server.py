@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from nightshift.serving import grpc_tensors
 from nightshift.serving import health_pb2 as health
 from nightshift.serving import inference_pb2 as messages
-from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
+from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY, Patience
 from nightshift.serving.call import Call
 from nightshift.serving.front import Front, Header, failed
 from nightshift.serving.request_ids import request_id
@@ -142,7 +142,7 @@ class Grpc:
     async def _model_infer(self, call: Call, request: Any, header: Header) -> Any:
         model = self.front.find(call, request.model_name, request.model_version or None, header)
         self.inference.admit(call)
-        arrays = grpc_tensors.read(request, model.manifest.signature.inputs)
+        arrays = grpc_tensors.read(request, model.inputs)
         wanted = grpc_tensors.wanted(request, model)
         results = await self.inference.run(call, arrays, list(wanted), grpc_tensors.timeout(request))
         return grpc_tensors.write(request, model, wanted, results)
@@ -188,17 +188,11 @@ async def listening(services: Grpc, address: str, port: int, tls: tuple[Path, Pa
 
 async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext) -> Any:
     """The one message of a call. RequestError 400 or 408."""
-    task = asyncio.current_task()
-    late = asyncio.get_running_loop().call_later(BODY_TIMEOUT_S, _cut, call, task)
     try:
-        data = await context.read()
-    except asyncio.CancelledError:
-        if call.status != 408 or task is None:
-            raise
-        task.uncancel()
+        with Patience(BODY_TIMEOUT_S):
+            data = await context.read()
+    except TimeoutError:
         raise RequestError(408, f"the message did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
-    finally:
-        late.cancel()
     if data is grpc.aio.EOF:
         raise RequestError(400, "the call ended without a message")
     call.received = len(data)
@@ -206,12 +200,6 @@ async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext) 
         return request.FromString(data)
     except DecodeError:
         raise RequestError(400, f"the message is no {request.DESCRIPTOR.full_name}") from None
-
-
-def _cut(call: Call, task: "asyncio.Task[Any] | None") -> None:
-    call.status = 408
-    if task:
-        task.cancel()
 
 
 def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,6 @@
 """Tensors of gRPC messages to numpy arrays, and results to messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ _CONTENTS = {
 }
 
 
-def read(request: Any, expected: Sequence[Tensor]) -> dict[str, np.ndarray]:
+def read(request: Any, expected: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """The arrays of a ModelInferRequest, one per expected tensor, from raw contents or from typed ones.
 
     Raises RequestError 400 for anything that is not exactly what the signature says.

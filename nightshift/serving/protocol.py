@@ -53,7 +53,7 @@ def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
     if "inputs" not in request:
         raise RequestError(400, "'inputs' is missing")
     raw = _Raw(body, len(body) if json_length is None else json_length)
-    arrays = tensors.read(request["inputs"], model.manifest.signature.inputs, raw.take)
+    arrays = tensors.read(request["inputs"], model.inputs, raw.take)
     raw.demand_end()
     outputs = _outputs(request.get("outputs"), parameters, model)
     timeout = parameters.get("timeout", 0)

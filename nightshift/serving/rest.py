@@ -171,7 +171,7 @@ class Rest:
         finally:
             stalled.cancel()
         call.received, call.arrived = len(data), time.perf_counter()
-        if not call.admitted:
+        if call.lane is None:
             self.inference.admit(call)
         return data
 

@@ -53,7 +53,7 @@ Take = Callable[[Any, Tensor, Sequence[int]], np.ndarray]
 """The array of the next bytes behind the JSON: so many, for this input, of this shape."""
 
 
-def read(tensors: Any, expected: Sequence[Tensor], take: Take | None = None) -> dict[str, np.ndarray]:
+def read(tensors: Any, expected: Mapping[str, Tensor], take: Take | None = None) -> dict[str, np.ndarray]:
     """The arrays of a request's ``inputs``, one per expected tensor, C-contiguous and of its dtype.
 
     ``data`` is a list, or an array where the JSON was read into one; with ``take``, an input may have
@@ -66,20 +66,19 @@ def read(tensors: Any, expected: Sequence[Tensor], take: Take | None = None) -> 
 
 
 def by_signature(
-    given: Iterable[tuple[str, Given]], expected: Sequence[Tensor], read_one: Callable[[Given, Tensor], np.ndarray]
+    given: Iterable[tuple[str, Given]], expected: Mapping[str, Tensor], read_one: Callable[[Given, Tensor], np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The array of each given input, which must be those of the signature, each once. Raises RequestError 400."""
-    by_name = {tensor.name: tensor for tensor in expected}
     arrays: dict[str, np.ndarray] = {}
     for name, tensor in given:
-        if name not in by_name:
-            raise RequestError(400, f"there is no input {name!r}: this model has {', '.join(by_name)}")
+        if name not in expected:
+            raise RequestError(400, f"there is no input {name!r}: this model has {', '.join(expected)}")
         if name in arrays:
             raise RequestError(400, f"input {name!r} is given twice")
-        arrays[name] = read_one(tensor, by_name[name])
-    missing = [name for name in by_name if name not in arrays]
-    if missing:
-        raise RequestError(400, f"input {missing[0]!r} is missing")
+        arrays[name] = read_one(tensor, expected[name])
+    if len(arrays) < len(expected):
+        missing = next(name for name in expected if name not in arrays)
+        raise RequestError(400, f"input {missing!r} is missing")
     return arrays
 
 
@@ -191,14 +190,15 @@ def count_of(shape: Sequence[int]) -> int:
 
 def shape_of(shape: Any, expected: Tensor) -> tuple[int, ...]:
     """A request's shape, if it fits the signature's. Raises RequestError 400."""
-    name, wanted = expected.name, list(expected.shape)
-    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
-        raise RequestError(400, f"input {name!r} needs a shape: a list of integers like {wanted}")
-    fits = len(shape) == len(wanted) and all(
-        (size > 0 if want < 0 else size == want) for size, want in zip(shape, wanted, strict=True)
-    )
+    wanted = expected.shape
+    if not isinstance(shape, list) or set(map(type, shape)) - {int}:
+        raise RequestError(400, f"input {expected.name!r} needs a shape: a list of integers like {list(wanted)}")
+    fits = len(shape) == len(wanted)
+    for size, want in zip(shape, wanted, strict=False):
+        fits = fits and (size > 0 if want < 0 else size == want)
     if not fits or count_of(shape) > _MAX_ELEMENTS:
-        raise RequestError(400, f"input {name!r} has shape {shape}, must be {wanted} (-1: any size from 1)")
+        said = f"input {expected.name!r} has shape {shape}, must be {list(wanted)} (-1: any size from 1)"
+        raise RequestError(400, said)
     return tuple(shape)
 
 

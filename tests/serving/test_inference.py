@@ -1,0 +1,108 @@
+"""One request runs at once; those that are ready together run together, and each gets its own answer."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from nightshift.serving.bodies import Patience
+from nightshift.serving.call import Call
+from nightshift.serving.inference import Inference
+from nightshift.serving.model import LoadedModel
+from nightshift.serving.tensors import RequestError
+from tests.releases.make import SHAPE
+from tests.serving.calls import loaded
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return loaded(tmp_path_factory.mktemp("inference") / "release")
+
+
+def image(number: int, items: int = 1) -> dict[str, np.ndarray]:
+    return {"image": np.full((items, *SHAPE), number, np.uint8)}
+
+
+async def asked(inference: Inference, model: LoadedModel, arrays: dict[str, np.ndarray]) -> tuple[Call, np.ndarray]:
+    call = Call("one", "rest", "infer", time.perf_counter(), model=model)
+    inference.admit(call)
+    try:
+        await asyncio.sleep(0)  # as while a body arrives: all are let in before the first one runs
+        (found,) = await inference.run(call, arrays, list(model.outputs))
+    finally:
+        inference.leave(call)
+    return call, found
+
+
+def test_requests_that_are_ready_together_run_as_one_batch_and_each_gets_its_own_rows(model: LoadedModel):
+    asks = [image(3), image(200, items=2), image(90)]
+
+    async def together() -> list[tuple[Call, np.ndarray]]:
+        inference = Inference()
+        return await asyncio.gather(*(asked(inference, model, arrays) for arrays in asks))
+
+    found = asyncio.run(together())
+    assert [(call.items, call.batch) for call, _ in found] == [(1, 4), (2, 4), (1, 4)]
+    for arrays, (_, answer) in zip(asks, found, strict=True):
+        np.testing.assert_allclose(answer, model.run(arrays, list(model.outputs))[0], atol=1e-6)
+
+
+def test_a_request_alone_waits_for_no_turn(model: LoadedModel):
+    call, answer = asyncio.run(asked(Inference(), model, image(3)))
+    assert (call.batch, call.waited) == (1, 0.0)
+    np.testing.assert_array_equal(answer, model.run(image(3), list(model.outputs))[0])
+
+
+def test_who_left_is_counted_no_more_and_may_not_run(model: LoadedModel):
+    async def leave() -> None:
+        inference = Inference()
+        call = Call("one", "rest", "infer", time.perf_counter(), model=model)
+        inference.admit(call)
+        assert inference.in_flight == 1
+        inference.leave(call)
+        inference.leave(call)
+        assert inference.in_flight == 0
+        with pytest.raises(ValueError, match="not admitted"):
+            await inference.run(call, image(1), list(model.outputs))
+
+    asyncio.run(leave())
+
+
+def test_a_queue_that_is_too_long_in_time_refuses(model: LoadedModel):
+    async def crowd() -> str:
+        inference = Inference(wait_s=0.0, threads=1)
+        inference.admit(Call("one", "rest", "infer", time.perf_counter(), model=model))
+        with pytest.raises(RequestError) as refused:
+            inference.admit(Call("two", "rest", "infer", time.perf_counter(), model=model))
+        assert (refused.value.status, list(refused.value.headers)) == (503, [("retry-after", "1")])
+        return refused.value.message
+
+    assert "toy has" in asyncio.run(crowd())
+
+
+def test_patience_ends_what_takes_too_long_and_nothing_else():
+    async def slow() -> str:
+        with pytest.raises(TimeoutError), Patience(0.01):
+            await asyncio.sleep(60)
+        with Patience(60):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.02)  # a timer that had stayed would end this
+        return "on"
+
+    assert asyncio.run(slow()) == "on"
+
+
+def test_patience_leaves_a_cancellation_of_somebody_else_alone():
+    async def cancelled() -> None:
+        with Patience(60):
+            await asyncio.sleep(60)
+
+    async def cancel() -> bool:
+        task = asyncio.create_task(cancelled())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert asyncio.run(cancel())
