@@ -4,21 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from nightshift.cli.main import app
 from nightshift.errors import NightshiftError
 from nightshift.releases.marks import Marks, retirement, standing
 from nightshift.releases.promotion import promote
+from tests.cli.typed import RUNNER, run
 from tests.serving.world import World
-
-RUNNER = CliRunner()
-
-
-def run(*arguments: str) -> str:
-    result = RUNNER.invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.fixture

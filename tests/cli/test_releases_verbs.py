@@ -6,23 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from nightshift.cli.connect import connect
-from nightshift.cli.main import app
 from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseUnknown
 from nightshift.releases.marks import Marks
 from nightshift.stack.settings import Stack
+from tests.cli.typed import run
 from tests.serving.world import World
-
-RUNNER = CliRunner()
-
-
-def run(*arguments: str) -> str:
-    result = RUNNER.invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.fixture

@@ -18,11 +18,9 @@ from tests.serving.world import KEY, Endpoint, World, free_port
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Endpoint]]:
     world = World(tmp_path_factory.mktemp("verbs"))
-    endpoint = world.endpoint().start()
-    endpoint.wait_alive()
-    yield world, endpoint
-    endpoint.stop()
-    endpoint.client.close()
+    with world.endpoint() as endpoint:
+        endpoint.wait_alive()
+        yield world, endpoint
 
 
 def nightshift(running: tuple[World, Endpoint], *arguments: str, **environment: str) -> subprocess.CompletedProcess:

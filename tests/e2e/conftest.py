@@ -113,8 +113,8 @@ def until(condition, patience: float = 150):
     return found
 
 
-def parquet(images: np.ndarray, labels: list[str]) -> bytes:
-    """A file as a person would land it: PNG images and labels."""
+def parquet(images: np.ndarray, labels: list[str], split: str | None = None) -> bytes:
+    """A file as a person would land it: PNG images, labels and, if told, the split of all."""
 
     def png(image: np.ndarray) -> bytes:
         stream = io.BytesIO()
@@ -122,7 +122,10 @@ def parquet(images: np.ndarray, labels: list[str]) -> bytes:
         return stream.getvalue()
 
     stream = io.BytesIO()
-    pq.write_table(pa.table({"image": [png(image) for image in images], "label": labels}), stream)
+    columns = {"image": [png(image) for image in images], "label": labels}
+    if split:
+        columns["split"] = [split] * len(labels)
+    pq.write_table(pa.table(columns), stream)
     return stream.getvalue()
 
 
@@ -189,11 +192,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, digits) -> Iterator[Projec
     try:
         made.nightshift("up")
         made.land("date=2026-01-01/train.parquet", parquet(*digits["day1"]))
-        x, y = digits["test"]
-        table = pq.read_table(io.BytesIO(parquet(x, y))).append_column("split", pa.array(["test"] * len(y)))
-        stream = io.BytesIO()
-        pq.write_table(table, stream)
-        made.land("date=2026-01-01/test.parquet", stream.getvalue())
+        made.land("date=2026-01-01/test.parquet", parquet(*digits["test"], split="test"))
         yield made
     finally:
         made.nightshift("down", check=False)

@@ -1,14 +1,11 @@
 """Poisoned nights: whatever is wrong with data or model, the champion goes on serving and the report says why."""
 
-import io
 import json
 import random
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -38,11 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         made.edit(judge_slices)
         made.nightshift("up")
         made.land("date=2026-01-01/train.parquet", parquet(*rows("mnist", "train.parquet", 0, 3000)))
-        x, y = rows("mnist", "test.parquet", 0, 4000)
-        table = pq.read_table(io.BytesIO(parquet(x, y))).append_column("split", pa.array(["test"] * len(y)))
-        stream = io.BytesIO()
-        pq.write_table(table, stream)
-        made.land("date=2026-01-01/test.parquet", stream.getvalue())
+        made.land("date=2026-01-01/test.parquet", parquet(*rows("mnist", "test.parquet", 0, 4000), split="test"))
         yield made
     finally:
         made.nightshift("down", check=False)

@@ -19,11 +19,9 @@ PLUGINS = Path(__file__).parents[2] / "plugins"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Endpoint]]:
     world = World(tmp_path_factory.mktemp("rollback"))
-    endpoint = world.endpoint().start()
-    endpoint.wait_alive()
-    yield world, endpoint
-    endpoint.stop()
-    endpoint.client.close()
+    with world.endpoint() as endpoint:
+        endpoint.wait_alive()
+        yield world, endpoint
 
 
 def rollback(running: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, dict[str, Any]]:

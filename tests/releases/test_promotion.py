@@ -55,11 +55,9 @@ class Case:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Endpoint]]:
     world = World(tmp_path_factory.mktemp("promotion"))
-    endpoint = world.endpoint().start()
-    endpoint.wait_alive()
-    yield world, endpoint
-    endpoint.stop()
-    endpoint.client.close()
+    with world.endpoint() as endpoint:
+        endpoint.wait_alive()
+        yield world, endpoint
 
 
 @pytest.fixture(autouse=True)

@@ -119,11 +119,9 @@ while True:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Endpoint]]:
     world = World(tmp_path_factory.mktemp("writers"))
-    endpoint = world.endpoint().start()
-    endpoint.wait_alive()
-    yield world, endpoint
-    endpoint.stop()
-    endpoint.client.close()
+    with world.endpoint() as endpoint:
+        endpoint.wait_alive()
+        yield world, endpoint
 
 
 def kills(world: World, endpoint: Endpoint, rounds: int) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.world import Endpoint, World
+from tests.serving.world import Endpoint, World, serving
 
 
 @pytest.fixture
@@ -33,9 +33,5 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, En
     """One endpoint with one release, for tests that only ask."""
     world = World(tmp_path_factory.mktemp("served"))
     digest = world.publish()
-    world.order(digest, "proven")
-    endpoint = world.endpoint().start()
-    endpoint.wait_serving(digest)
-    yield world, endpoint, digest
-    endpoint.stop()
-    endpoint.client.close()
+    with serving(world, {"toy": digest}) as endpoint:
+        yield world, endpoint, digest

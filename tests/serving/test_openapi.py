@@ -10,7 +10,7 @@ import pytest
 import schemathesis
 
 from tests.releases import kinds
-from tests.serving.world import Endpoint, World
+from tests.serving.world import Endpoint, World, serving
 
 # A document cannot say that a tensor has as many values as its shape, or which bytes are an image.
 EVERY_CHECK = ("--checks", "all", "--exclude-checks", "positive_data_acceptance")
@@ -23,14 +23,8 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     for name, make in {"mood": kinds.text_release, "price": kinds.row_release}.items():
         make(world.folder / name)
         digests[name] = world.registry.publish(world.folder / name)
-    for name, digest in digests.items():
-        world.order(digest, "proven", model=name)
-    endpoint = world.endpoint().start()
-    for name, digest in digests.items():
-        endpoint.wait_serving(digest, name)
-    yield endpoint
-    endpoint.stop()
-    endpoint.client.close()
+    with serving(world, digests) as endpoint:
+        yield endpoint
 
 
 def fuzz(endpoint: Endpoint, folder: Path, *options: str) -> str:

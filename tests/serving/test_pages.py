@@ -14,7 +14,7 @@ from PIL import Image
 from nightshift.releases.store import FolderStore
 from nightshift.serving.keys import Keys
 from tests.releases import kinds
-from tests.serving.world import Endpoint, World, wait_for
+from tests.serving.world import Endpoint, World, serving, wait_for
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -35,14 +35,8 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         "choice": published(world, kinds.packed_release, "choice", labels=(HOSTILE, "wait", "sell")),
         "sum": published(world, kinds.tensor_release, "sum"),
     }
-    for name, digest in made.items():
-        world.order(digest, "proven", model=name)
-    endpoint = world.endpoint().start()
-    for name, digest in made.items():
-        endpoint.wait_serving(digest, name)
-    yield endpoint
-    endpoint.stop()
-    endpoint.client.close()
+    with serving(world, made) as endpoint:
+        yield endpoint
 
 
 def published(world: World, make, name: str, **settings: object) -> str:

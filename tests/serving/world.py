@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,19 @@ class World:
         return Endpoint(self.store.url, self.folder / copies, environment or {}, options)
 
 
+@contextmanager
+def serving(world: World, digests: Mapping[str, str]) -> "Iterator[Endpoint]":
+    """An endpoint that serves these releases, by model."""
+    for name, digest_ in digests.items():
+        world.order(digest_, "proven", model=name)
+    with world.endpoint() as endpoint:
+        for name, digest_ in digests.items():
+            endpoint.wait_serving(digest_, name)
+        yield endpoint
+
+
 class Endpoint:
-    """`nightshift serve` as a child process."""
+    """`nightshift serve` as a child process; `with` starts it and ends it."""
 
     def __init__(self, registry: str, copies: Path, environment: Mapping[str, str], options: Sequence[str] = ()):
         self.registry, self.copies, self.options = registry, copies, options
@@ -95,6 +107,13 @@ class Endpoint:
         self.client = httpx.Client(base_url=self.url, timeout=10)
         self.log = copies.parent / f"endpoint-{self.port}.log"
         self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Endpoint":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.client.close()
 
     def start(self) -> "Endpoint":
         command = [sys.executable, "-m", "nightshift.cli.main", "serve", "--registry", self.registry]

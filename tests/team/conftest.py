@@ -1,6 +1,5 @@
 """The topology of a team, up, for all tests of this folder's file."""
 
-import io
 import json
 import queue
 import subprocess
@@ -12,8 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.conftest import ROOT, Project, digits, make_project, parquet  # noqa: F401 - digits is a fixture
@@ -73,11 +70,8 @@ def topology(
     try:
         on_gpu(made.project)
         made.up()
-        x, y = digits["test"]
-        test = pq.read_table(io.BytesIO(parquet(x, y))).append_column("split", pa.array(["test"] * len(y)))
-        stream = io.BytesIO()
-        pq.write_table(test, stream)
-        for name, content in (("train", parquet(*digits["day1"])), ("test", stream.getvalue())):
+        landed = {"train": parquet(*digits["day1"]), "test": parquet(*digits["test"], split="test")}
+        for name, content in landed.items():
             key = f"mnist/date=2026-01-01/{name}.parquet"
             made.s3.client("admin").put_object(Bucket="nightshift-landing", Key=key, Body=content)
         yield made
