@@ -30,7 +30,7 @@ from nightshift.releases.errors import ReleaseError
 from pipelines.params.evaluate import Evaluate, Slices
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand, threads
-from pipelines.programs.champion import fetch, seen_days
+from pipelines.programs.champion import drifted, fetch, seen_days
 from pipelines.programs.cost import cost
 
 BATCH = 500
@@ -51,6 +51,7 @@ def main(model: str) -> None:
     described = json.loads((data / "dataset.json").read_text())
     labels, splits = described["labels"], described["splits"]
     test, confirm, publish, val = (records.load(data / split) for split in ("test", "confirm", "publish", "val"))
+    profile = json.loads(Path("artifacts/validations", entry["dataset"], "profile.json").read_text())
     pinned = json.loads(Path("champions", f"{model}.json").read_text())
     opponent = pinned["digest"]
     folder = fetch(model, opponent, described) if opponent else None
@@ -106,6 +107,7 @@ def main(model: str) -> None:
             "slices": [{"slice": name, **paired(*(found[mask] for found in on_test))} for name, mask in parts.items()],
             "perturbations": [{"slice": name, **paired(*pair)} for name, pair in perturbed.items()],
             "new_days": new_days(described["val_days"], seen_days(folder), right(programs[1], val.x, val.y)),
+            "drift": drifted(folder, described["days"], profile),
         }
     table = predictions(test, labels, answers[0], answers[1] if folder else None)
     write(Path("artifacts/evaluations", model), metrics, scores, compared, table)

@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from pipelines.params.gate import ChangeThreshold, Gate
 from pipelines.params.section import ParamsError
+from pipelines.reports.page import render
 from pipelines.statistics import criteria
 from pipelines.statistics.power import least_gain, pass_chance
 
-TEMPLATE = Path(__file__).parent / "reports" / "gate.html"
 GAINS = (0.005, 0.01, 0.015, 0.02, 0.03)  # true gains whose chance to pass the page shows
 LEVELS = (0.05, 0.01, 0.005, 0.001)  # nightly levels whose price the page shows
 
@@ -30,10 +28,8 @@ def main(model: str) -> None:
     compared = json.loads((evaluation / "details" / "compared.json").read_text())
     scores = json.loads((evaluation / "details" / "scores.json").read_text())
     decision = decide(metrics, compared, params)
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    report = page.from_string(TEMPLATE.read_text()).render(
-        model=model, decision=decision, metrics=metrics, challenger=scores["challenger"], champion=scores["champion"]
-    )
+    shown = {"challenger": scores["challenger"], "champion": scores["champion"]}
+    report = render("gate.html", model=model, decision=decision, metrics=metrics, **shown)
     folder = Path("artifacts/decisions", model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "decision.json").write_text(json.dumps(decision, indent=2, sort_keys=True) + "\n")
@@ -63,10 +59,15 @@ def decide(metrics: dict[str, Any], compared: dict[str, Any] | None, params: Gat
         found.append(criteria.groups("perturbations", compared["perturbations"], params.perturbations))
         on_test = {"accuracy": metrics["champion"]["accuracy"], "rows": metrics["test"]["rows"]}
         found.append(criteria.new_days(compared["new_days"], on_test, params.new_days))
+        found.append(criteria.drift(compared["drift"], params.drift))
         found += criteria.cost(program, metrics["champion"], params.cost)
     verdicts = [criterion["verdict"] for criterion in found]
     verdict = next((found for found in ("fail", "inconclusive") if found in verdicts), "pass")
     reasons = [criterion["reason"] for criterion in found if criterion["verdict"] == verdict]
+    if verdict != "pass":
+        reasons += [
+            criterion["reason"] for criterion in found if criterion.get("warns") and criterion["verdict"] == "pass"
+        ]
     if not compared:
         reasons.append("There is no champion: the absolute bounds decide alone.")
     if verdict == "inconclusive":

@@ -1,6 +1,7 @@
 """``python -m pipelines.package MODEL``: the release, whole, whatever the gate said.
 
-    model.onnx weights.safetensors metrics.json decision.json + golden.json model_card.md --manifest--> releases/<m>/
+    model.onnx weights.safetensors metrics.json decision.json + golden.json profile.json model_card.md
+        --manifest--> releases/<m>/
 
 Nothing that differs between two runs with the same inputs is in it: lineage holds what went in, by its hashes: data,
 code, parameters, toolchain and opponent, so that two releases can be compared and each followed back to its days.
@@ -19,6 +20,7 @@ from nightshift.releases.errors import ReleaseError
 from pipelines.params.package import Card
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand
+from pipelines.statistics import drift
 
 GOLDEN_CASES = 8
 TOLERANCE = 1e-4
@@ -47,6 +49,10 @@ def main(model: str) -> None:
     folder.mkdir(parents=True)
     for path in (made / "model.onnx", made / "weights.safetensors", measured, decided):
         shutil.copyfile(path, folder / path.name)
+    validated = json.loads(Path("artifacts/validations", entry["dataset"], "profile.json").read_text())
+    # Against this the next challengers' data are held, and what the model is asked once it serves.
+    profile = {"format": 1, "distributions": drift.total(validated, dataset["days"])}
+    (folder / "profile.json").write_text(json.dumps(profile, sort_keys=True, ensure_ascii=False) + "\n")
     images = records.load(data / "test").x[:GOLDEN_CASES]
     answers = served.program(made / "model.onnx")(images)
     cases = [served.case(image, answer) for image, answer in zip(images, answers, strict=True)]

@@ -14,13 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
-import jinja2
-
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand
+from pipelines.reports.page import render
+from pipelines.reports.validation import content
 
-SAMPLE = 20  # failed records that a report names; all of them are counted
-NEWEST = 60  # days in the report's table, beside those that failed something
+SAMPLE = 20  # failed records that are named; all of them are counted
 
 
 class ValidateError(Exception):
@@ -42,7 +41,7 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
     records = sections.Records.load("datasets", dataset, "records", file=file)
     profiles = sorted((root / "data" / "profiles" / dataset).glob("date=*.parquet"))
     if not profiles:
-        return _write(root, dataset, _empty(dataset), {}, {})
+        return _write(root, dataset, _empty(dataset), {}, {}, _profile({}, {}))
     suite = importlib.import_module(f"pipelines.datasets.{reader}_suite")
     index = json.loads((root / "data" / "profiles" / dataset / "index.json").read_text())["partitions"]
     quarantined = {day: sum(len(file["quarantined"]) for file in entry["files"]) for day, entry in index.items()}
@@ -77,18 +76,25 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
             if failure["severity"] != "info"
         ],
     }
-    shown = set(sorted(days["date"])[-NEWEST:]) | {day for failure in failed for day in failure["days"][:NEWEST]}
-    counts = found.distributions["label"]
-    page = {
-        "failures": failed,
-        "table": [row for row in days.to_dict("records") if row["date"] in shown],
-        "labels": records.labels,
-        "counts": {day: list(map(int, row)) for day, row in zip(counts.index, counts.to_numpy(), strict=True)},
-        "shares": suite.SHARES,
-        "columns": suite.COLUMNS,
-        "index": index,
+    page = content(
+        verdict, failed, days, results["days"], found.distributions, index, root / "data" / "profiles" / dataset
+    )
+    shown = {"columns": suite.COLUMNS, "shares": suite.SHARES, **page}
+    return _write(root, dataset, verdict, results, shown, _profile(found.distributions, accepted))
+
+
+def _profile(distributions: dict[str, Any], accepted: dict[str, str]) -> dict[str, Any]:
+    """What the training rows of each day look like, for whom a model must be judged by what it was trained on."""
+    return {
+        "accepted": accepted,
+        "distributions": {
+            name: {
+                "bins": counts.columns.tolist(),
+                "days": {day: row.tolist() for day, row in zip(counts.index, counts.to_numpy(), strict=True)},
+            }
+            for name, counts in distributions.items()
+        },
     }
-    return _write(root, dataset, verdict, results, page)
 
 
 def _empty(dataset: str) -> dict[str, Any]:
@@ -168,7 +174,7 @@ def _without_ids(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _failure(suite: str, result: dict[str, Any], shares: set[str]) -> dict[str, Any]:
-    """A failed expectation in words, with its days and the first records."""
+    """A failed expectation in words, with its days and records."""
     column, places = result["column"], result["places"]
     days = sorted({place["date"] for place in places})
 
@@ -179,13 +185,17 @@ def _failure(suite: str, result: dict[str, Any], shares: set[str]) -> dict[str, 
         seen = [f"{place['date']} has {said(place[column])}" for place in places]
     else:
         seen = [f"{len(places):,} record(s) of {', '.join(days[:3])}{' …' if len(days) > 3 else ''}"]
+    where = f"{', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}"
     return {
+        "suite": suite,
         "expectation": result["description"],
         "severity": result["severity"],
         "days": days,
-        "message": f"{result['description']}: {', '.join(seen[:5])}{' …' if len(seen) > 5 else ''}",
-        "sample": [{**place, column: said(place[column])} for place in places[:SAMPLE]] if suite == "records" else [],
+        "where": where,
+        "message": f"{result['description']}: {where}",
         "column": column,
+        "bounds": result["bounds"],
+        "places": places,
     }
 
 
@@ -194,16 +204,21 @@ def _let_in(failure: dict[str, Any], accepted: dict[str, str]) -> None:
     days = failure["days"]
     if failure["severity"] == "critical" and days and all(day in accepted for day in days):
         failure["severity"] = "warning"
-        failure["message"] += f" ({'; '.join(sorted({accepted[day] for day in days}))})"
+        reason = f" ({'; '.join(sorted({accepted[day] for day in days}))})"
+        failure["message"] += reason
+        failure["where"] += reason
 
 
 def _write(
-    root: Path, dataset: str, verdict: dict[str, Any], results: dict[str, Any], page: dict[str, Any]
+    root: Path,
+    dataset: str,
+    verdict: dict[str, Any],
+    results: dict[str, Any],
+    shown: dict[str, Any],
+    profile: dict[str, Any],
 ) -> dict[str, Any]:
     """The outputs, the verdict last."""
     folder = root / "artifacts" / "validations" / dataset
-    template = (root / "pipelines" / "reports" / "validate.html").read_text()
-    html = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     try:
         shutil.rmtree(folder / "details", ignore_errors=True)
         (folder / "details").mkdir(parents=True)
@@ -211,7 +226,8 @@ def _write(
             short = [{**result, "places": result["places"][:SAMPLE]} for result in found]
             (folder / "details" / f"{name}.json").write_text(_json(short))
         (folder / "details" / "failed.json").write_text(_json(verdict["failed"]))
-        (folder / "report.html").write_text(html.render(dataset=dataset, verdict=verdict, **page))
+        (folder / "profile.json").write_text(json.dumps(profile, ensure_ascii=False) + "\n")
+        (folder / "report.html").write_text(render("validate.html", dataset=dataset, verdict=verdict, **shown))
         (folder / "verdict.json").write_text(_json(verdict))
     except OSError as error:
         raise ValidateError(

@@ -65,21 +65,21 @@ def _days(
     found["least_label"] = rows["label"].min(axis=1) / found["train"].where(found["train"] > 0)
     least = demands.drift.min_rows
     found["label_shift"] = by_day(rows["label"], least)
-    found["pixel_shift"] = np.fmax(by_day(rows["mean"], least), by_day(rows["std"], least))
+    found["pixel_shift"] = np.fmax(by_day(rows["brightness"], least), by_day(rows["contrast"], least))
     return found.reset_index()
 
 
 def distributions(profile: pd.DataFrame, records: Records) -> dict[str, pd.DataFrame]:
     """What a shift is judged by: the training rows by date (rows) and by bin (columns), of each.
 
-    ``label`` in the data set's order; ``mean`` and ``std`` of an image's pixels in 16 equal steps of 0 to 256, each
-    called by its lower end.
+    ``label`` in the data set's order; ``brightness`` and ``contrast``, which are mean and deviation of an image's
+    pixels, in 16 equal steps of 0 to 256, each called by its lower end.
     """
     train = profile[profile["split"] == "train"]
     found = {"label": pd.crosstab(train["date"], train["label"]).reindex(columns=records.labels, fill_value=0)}
-    for column in ("mean", "std"):
+    for name, column in (("brightness", "mean"), ("contrast", "std")):
         steps = (train[column] // 16).astype("int64") * 16
-        found[column] = pd.crosstab(train["date"], steps).reindex(columns=range(0, 256, 16), fill_value=0)
+        found[name] = pd.crosstab(train["date"], steps).reindex(columns=range(0, 256, 16), fill_value=0)
     return {name: counts.reindex(profile["date"].unique(), fill_value=0) for name, counts in found.items()}
 
 

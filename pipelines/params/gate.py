@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipelines.params.drift import Drift
 from pipelines.params.section import Section
 
 Level = Annotated[float, Field(gt=0, lt=0.5)]
@@ -71,6 +72,8 @@ class Gate(Section):
     slices: Groups
     perturbations: Groups
     new_days: NewDays
+    drift: Drift
+    """Of what the challenger was trained on, and of each new day, against what the champion was trained on."""
     cost: Cost
     fresh_rows_after: Annotated[int, Field(ge=1)]
     """Looks at the same frozen rows after which fresh ones are due."""

@@ -1,5 +1,6 @@
 """The release that a challenger meets."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import ReleaseError, ReleaseUnknown
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
+from pipelines.statistics import drift
 
 
 def fetch(model: str, digest: str, described: dict[str, Any]) -> Path:
@@ -38,3 +40,30 @@ def fetch(model: str, digest: str, described: dict[str, Any]) -> Path:
 def seen_days(folder: Path) -> set[str]:
     """The days of the snapshot that a release was made of."""
     return set(manifests.load((folder / manifests.NAME).read_bytes()).lineage.get("dataset", {}).get("days", []))
+
+
+def drifted(folder: Path, days: list[str], profile: dict[str, Any]) -> dict[str, Any] | None:
+    """How far the challenger's training rows, and those of each day that is new, lie from the champion's.
+
+    Args:
+        folder: the champion's release.
+        days: those that the challenger was trained on.
+        profile: validation's ``profile.json``, which has the training rows of each day.
+
+    Returns:
+        ``all`` and ``days``; None when the release is of before releases had a profile.
+    """
+    path = folder / "profile.json"
+    if not path.is_file():
+        return None
+    champion, seen = json.loads(path.read_text())["distributions"], seen_days(folder)
+    new = [
+        {
+            "part": day,
+            "accepted": profile["accepted"].get(day),
+            "shifts": drift.compared(drift.total(profile, [day]), champion),
+        }
+        for day in days
+        if day not in seen
+    ]
+    return {"all": drift.compared(drift.total(profile, days), champion), "days": new}

@@ -6,6 +6,7 @@ decimals.
 
 from typing import Any
 
+from pipelines.params.drift import Drift
 from pipelines.params.gate import ChangeThreshold, Cost, Groups, NewDays, ValueThreshold
 from pipelines.statistics.paired import holm, interval, lower_by, mcnemar, worse_by
 
@@ -140,6 +141,50 @@ def new_days(days: list[dict[str, Any]], test: dict[str, Any], params: NewDays) 
         said += f" Not judged, with fewer than {params.min_rows} rows: {', '.join(small)}."
     verdict = "fail" if strange else "pass"
     return _criterion("new_days", verdict, said, margin=params.margin, level=params.level, days=table, too_small=small)
+
+
+def drift(found: dict[str, Any] | None, params: Drift) -> dict[str, Any]:
+    """Fails when the challenger's training rows, or those of a new day, are not like those of the champion.
+
+    Validation asks the same of each day against the days before it; here a slow drift adds up, because the champion
+    stays the same until another one is promoted. A day that a person let in only warns.
+    """
+    name = "drift"
+    if found is None:
+        said = "The champion's release does not say how its training rows were distributed: drift is not judged."
+        return _criterion(name, "pass", said, parts=[], warns=False)
+    table = []
+    for part in [{"part": "all its training rows", "accepted": None, "shifts": found["all"]}, *found["days"]]:
+        for what, shift in part["shifts"].items():
+            judged = min(shift["rows"], shift["others"]) >= params.min_rows
+            level = "stop" if shift["psi"] > params.stop else "warn" if shift["psi"] > params.warn else ""
+            if level == "stop" and part["accepted"]:
+                level = "warn"
+            row = {"part": part["part"], "what": what, **shift, "level": level if judged else "", "judged": judged}
+            table.append(row)
+    stopped, warned = ([row for row in table if row["level"] == level] for level in ("stop", "warn"))
+    small = sorted({row["part"] for row in table if not row["judged"]})
+    most = max((row["psi"] for row in table if row["judged"]), default=0)
+
+    def listed(rows: list[dict[str, Any]]) -> str:
+        return "; ".join(f"{row['what']} of {row['part']}: {row['psi']:.2f}" for row in rows)
+
+    if stopped:
+        said = (
+            f"The training rows are not like those of the champion (PSI above {params.stop:g}): {listed(stopped)}. "
+            "Look at that day; `nightshift drop` takes it out."
+        )
+    elif warned:
+        said = f"The training rows drift from those of the champion (PSI above {params.warn:g}): {listed(warned)}."
+    else:
+        said = (
+            f"All training rows, and those of {len(found['days'])} new days each, are like those of the champion "
+            f"(PSI {most:.2f} at most)."
+        )
+    if small:
+        said += f" Not judged, with fewer than {params.min_rows} rows: {', '.join(small)}."
+    levels = {"warn": params.warn, "stop": params.stop}
+    return _criterion(name, "fail" if stopped else "pass", said, **levels, parts=table, warns=bool(warned))
 
 
 def cost(program: dict[str, Any], champion: dict[str, Any], params: Cost) -> list[dict[str, Any]]:

@@ -4,11 +4,12 @@ Sizes, not p-values: they do not grow with the rows. From few rows they are nois
 that come from the same place have an index of about (bins − 1)(1/n + 1/m).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-Counts = np.ndarray[Any, Any]
+Counts = np.ndarray[Any, Any] | list[int]
 
 
 def stability_index(one: Counts, other: Counts) -> float:
@@ -31,7 +32,7 @@ def divergence(one: Counts, other: Counts) -> float:
     return round(found, 4)
 
 
-def by_day(counts: Counts, least: int) -> np.ndarray[Any, Any]:
+def by_day(counts: np.ndarray[Any, Any], least: int) -> np.ndarray[Any, Any]:
     """The stability index of each day (a row of ``counts``) against all days before it together.
 
     NaN where either side has fewer than ``least`` rows.
@@ -43,3 +44,29 @@ def by_day(counts: Counts, least: int) -> np.ndarray[Any, Any]:
             found[i] = stability_index(day, before)
         before = before + day
     return found
+
+
+def total(profile: dict[str, Any], days: Iterable[str]) -> dict[str, Any]:
+    """The distributions of validation's ``profile.json``, summed over ``days``: of each its ``bins`` and ``counts``."""
+    wanted = list(days)
+    return {
+        name: {
+            "bins": found["bins"],
+            "counts": np.sum([found["days"].get(day, [0] * len(found["bins"])) for day in wanted], axis=0).tolist(),
+        }
+        for name, found in profile["distributions"].items()
+    }
+
+
+def compared(one: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """``psi`` and ``js`` of two totals by name, with the rows of each side; only of what has the same bins in both."""
+    return {
+        name: {
+            "rows": sum(here["counts"]),
+            "others": sum(there["counts"]),
+            "psi": stability_index(here["counts"], there["counts"]),
+            "js": divergence(here["counts"], there["counts"]),
+        }
+        for name, here in one.items()
+        if (there := other.get(name)) and there["bins"] == here["bins"]
+    }

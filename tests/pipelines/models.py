@@ -57,8 +57,17 @@ def checkout(root: Path, *, labels: Sequence[str] = LABELS, **train: Any) -> Pat
     described["partitions"] = {day: hashlib.md5(day.encode()).hexdigest() for day in days}
     described["val_days"] = {"2026-01-01": 20, "2026-01-02": 10}
     (data / "dataset.json").write_text(json.dumps(described))
+    profile(root, {day: [20, 20, 20] for day in days}, labels)
     champion(root, None)
     return root
+
+
+def profile(root: Path, counts: dict[str, list[int]], labels: Sequence[str] = LABELS) -> None:
+    """What validation leaves: the training rows of each day by their labels."""
+    folder = root / "artifacts" / "validations" / "cifar10"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"accepted": {}, "distributions": {"label": {"bins": list(labels), "days": counts}}}
+    (folder / "profile.json").write_text(json.dumps(found))
 
 
 def champion(root: Path, digest: str | None) -> None:

@@ -15,8 +15,10 @@ from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import ReleaseCorrupt, ReleaseError, ReleaseUnknown
 from pipelines import evaluate, gate, package, publish
 from pipelines.params.section import ParamsError
+from pipelines.programs.champion import drifted
+from pipelines.statistics.drift import divergence, stability_index
 from pipelines.tasks.image_classification.score import score, wilson
-from tests.pipelines.models import LABELS, MODEL, champion, checkout, make_model
+from tests.pipelines.models import LABELS, MODEL, champion, checkout, make_model, profile
 
 # --- figures
 
@@ -159,6 +161,27 @@ def test_each_value_of_an_attribute_is_a_slice_and_on_the_page(root: Path, made:
     page = (root / f"artifacts/decisions/{MODEL}/report.html").read_text()
     assert "<td>site bern</td><td>30</td>" in page
     assert "<td>site &lt;b&gt;oslo&lt;/b&gt;</td>" in page
+
+
+def test_new_days_are_held_against_what_the_champion_was_trained_on(root: Path, made: Path) -> None:
+    served(root, made, 1)
+    file = root / "artifacts/datasets/cifar10/dataset.json"
+    described = json.loads(file.read_text())
+    described["days"].append("2026-01-03")
+    file.write_text(json.dumps(described))
+    profile(root, {"2026-01-01": [20, 20, 20], "2026-01-02": [20, 20, 20], "2026-01-03": [400, 200, 0]})
+    judged(root)
+    found = json.loads((root / f"artifacts/evaluations/{MODEL}/details/compared.json").read_text())["drift"]
+    (day,) = found["days"]
+    assert (day["part"], day["accepted"]) == ("2026-01-03", None)
+    new = {"rows": 600, "others": 120, "psi": stability_index([400, 200, 0], [40, 40, 40])}
+    assert day["shifts"] == {"label": {**new, "js": divergence([400, 200, 0], [40, 40, 40])}}
+    assert found["all"]["label"]["rows"] == 720
+    assert 0 < found["all"]["label"]["psi"] < new["psi"]
+
+
+def test_a_release_of_before_profiles_says_nothing_about_drift(tmp_path: Path) -> None:
+    assert drifted(tmp_path, ["2026-01-01"], {"accepted": {}, "distributions": {}}) is None
 
 
 def test_the_champion_that_is_the_challenger_is_recognised(root: Path, made: Path) -> None:

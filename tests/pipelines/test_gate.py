@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jinja2 import Environment, StrictUndefined
 
-from pipelines.gate import TEMPLATE, decide
+from pipelines.gate import decide
 from pipelines.params.gate import Gate
 from pipelines.params.section import ParamsError
+from pipelines.reports.page import render
 from pipelines.statistics.criteria import groups, new_days
 from pipelines.tasks.image_classification.score import score
 
@@ -21,6 +21,7 @@ def params(**changes: Any) -> Gate:
         "slices": groups,
         "perturbations": groups,
         "new_days": {"margin": 0.05, "level": 0.01, "min_rows": 50},
+        "drift": {"warn": 0.1, "stop": 0.5, "min_rows": 300},
         "cost": {"operations": 4.0, "bytes": None},
         "fresh_rows_after": 30,
         "inconclusive": "keep",
@@ -46,6 +47,7 @@ def evaluation(
     on_test = {"rows": ROWS, "sha256": "ab" * 32, "accuracy": 0.7, "ece": 0.05}
     on_test |= {name: changes.pop(name) for name in list(changes) if name in on_test}
     parts = {name: changes.pop(name, []) for name in ("slices", "perturbations", "new_days")}
+    changes_of_data = changes.pop("drift", None)
     metrics = {
         "rows": 2_000,
         "perturbed": {"noise": 0.6},
@@ -60,6 +62,7 @@ def evaluation(
         "paired": test and counts(*test, on_test["rows"]),
         "same_program": False,
     } | changes
+    parts["drift"] = changes_of_data
     compared = test and {"confirm": {"rows": ROWS, "paired": counts(*confirm, ROWS)}, **parts}
     return metrics, compared or None
 
@@ -125,7 +128,7 @@ def test_every_number_that_led_to_it_is_in_the_decision() -> None:
     decision = judged((400, 500), (380, 520))
     assert [found["name"] for found in decision["criteria"]] == [
         "finite_outputs", "exported_program", "value_threshold", "calibration", "change_threshold", "slices",
-        "perturbations", "new_days", "cost_operations",
+        "perturbations", "new_days", "drift", "cost_operations",
     ]  # fmt: skip
     test, both = criterion(decision, "change_threshold")["looks"]
     assert (test["b"], test["c"], test["value"], test["level"]) == (400, 500, 0.02, 0.15)
@@ -186,6 +189,55 @@ def test_a_day_like_the_others_is_blamed_no_oftener_than_the_level() -> None:
     assert np.mean([one["verdict"] == "fail" for one in found]) < 0.01 + 3 * (0.01 / 3000) ** 0.5
 
 
+def moved(part: str, psi: float, rows: int = 5000, accepted: str | None = None) -> dict[str, Any]:
+    shifts = {"label": {"psi": psi, "js": 0.1}, "brightness": {"psi": 0.02, "js": 0.001}}
+    both = {name: {**shift, "rows": rows, "others": 20_000} for name, shift in shifts.items()}
+    return {"part": part, "accepted": accepted, "shifts": both}
+
+
+def with_drift(*days: dict[str, Any], all_: float = 0.01, test: tuple[int, int] = (400, 500)) -> dict[str, Any]:
+    return judged(test, test, drift={"all": moved("", all_)["shifts"], "days": list(days)})
+
+
+def test_a_day_unlike_what_the_champion_was_trained_on_fails_by_its_name() -> None:
+    decision = with_drift(moved("2026-01-02", 0.83), moved("2026-01-03", 0.03))
+    assert decision["verdict"] == "fail"
+    assert decision["reasons"] == [
+        "The training rows are not like those of the champion (PSI above 0.5): label of 2026-01-02: 0.83. Look at that "
+        "day; `nightshift drop` takes it out."
+    ]
+    levels = {(row["part"], row["what"]): row["level"] for row in criterion(decision, "drift")["parts"]}
+    assert levels.pop(("2026-01-02", "label")) == "stop"
+    assert set(levels.values()) == {""}
+    assert len(levels) == 5
+
+
+def test_training_rows_that_crept_away_day_by_day_fail_as_a_whole() -> None:
+    assert with_drift(moved("2026-01-02", 0.4), all_=0.51)["verdict"] == "fail"
+
+
+def test_a_smaller_drift_warns_whatever_the_verdict() -> None:
+    said = "The training rows drift from those of the champion (PSI above 0.1): label of 2026-01-02: 0.30."
+    for test, verdict in (((400, 500), "pass"), ((450, 450), "inconclusive")):
+        decision = with_drift(moved("2026-01-02", 0.3), test=test)
+        assert decision["verdict"] == verdict
+        assert said in decision["reasons"]
+
+
+def test_a_day_that_a_person_let_in_only_warns_and_a_small_one_is_not_judged() -> None:
+    decision = with_drift(moved("2026-01-02", 0.83, accepted="accepted by ann: so"), moved("2026-01-03", 0.9, rows=299))
+    assert decision["verdict"] == "pass"
+    said = criterion(decision, "drift")["reason"]
+    assert "label of 2026-01-02: 0.83" in said
+    assert "Not judged, with fewer than 300 rows: 2026-01-03." in said
+
+
+def test_a_champion_of_before_profiles_is_not_held_against_anything() -> None:
+    found = criterion(judged((400, 500), (400, 500)), "drift")
+    assert found["verdict"] == "pass"
+    assert found["reason"].endswith("drift is not judged.")
+
+
 def test_worn_rows_are_named_and_when_fresh_ones_are_due() -> None:
     worn = {"edition": "start", "looks": 30, "promotions": 2, "waiting": 120, "least": 1000}
     decision = judged((400, 500), (400, 500), frozen=worn)
@@ -217,10 +269,12 @@ def test_the_report_escapes_what_it_shows_and_runs_nothing() -> None:
     labels = ["<script>alert(1)</script>", "b&b"]
     y = np.array([0, 1, 1, 0])
     scores = score(np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]]), y, labels, 5)
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text())
     parts = [{"slice": labels[0], **counts(20, 20, 500)}]
-    for champion, found in ((None, evaluation()), (scores, evaluation((400, 500), (400, 500), slices=parts))):
-        text = page.render(
+    drift = {"all": moved("", 0.2)["shifts"], "days": [moved(labels[0], 0.6)]}
+    met = evaluation((400, 500), (400, 500), slices=parts, drift=drift)
+    for champion, found in ((None, evaluation()), (scores, met)):
+        text = render(
+            "gate.html",
             model="<b>m</b>",
             decision=decide(*found, params()),
             metrics=found[0],

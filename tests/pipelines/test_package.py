@@ -46,11 +46,16 @@ def test_the_release_is_whole_and_verifies(root: Path) -> None:
     found = manifest.verify(folder)
     files = {file.path for file in found.files}
     made = {"model.onnx", "weights.safetensors", "golden.json", "metrics.json", "decision.json", "model_card.md"}
-    assert files == made
+    assert files == made | {"profile.json"}
     assert (found.model, found.task, found.input.kind) == (MODEL, "image_classification", "image")
     assert list(found.input.labels) == LABELS
     assert found.signature.inputs[0].shape == (-1, *SHAPE)
     assert found.verdict == json.loads((folder / "decision.json").read_text())["verdict"]
+
+
+def test_the_release_says_how_its_training_rows_were_distributed(root: Path) -> None:
+    found = json.loads((packaged(root) / "profile.json").read_text())
+    assert found == {"format": 1, "distributions": {"label": {"bins": LABELS, "counts": [40, 40, 40]}}}
 
 
 def test_the_golden_requests_are_what_the_program_answers(root: Path) -> None:
