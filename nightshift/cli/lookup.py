@@ -1,12 +1,17 @@
 """What a person names, found in the registry: a release by digest or model, and what its files say."""
 
 import json
+import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from nightshift.cli.connect import Connection
 from nightshift.errors import NightshiftError
+from nightshift.releases import signing
 from nightshift.releases.registry import ReleaseInfo
+from nightshift.stack.signing import TRUSTED
 
 DECISION, METRICS = "decision.json", "metrics.json"
 
@@ -37,6 +42,32 @@ def read(connection: Connection, info: ReleaseInfo, path: str) -> Any:
     if connection.registry.manifest(info.model, info.digest).file(path) is None:
         return None
     return json.loads(connection.registry.read(info.model, info.digest, path))
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A key that signed a release. ``trusted`` is None where nothing says whose signature counts."""
+
+    key: str
+    valid: bool
+    trusted: bool | None
+
+
+def signers(connection: Connection, info: ReleaseInfo) -> list[Signer]:
+    """Who signed a release, and whether NIGHTSHIFT_TRUSTED_KEYS, or ``trusted_keys`` here, names the key.
+
+    Raises:
+        StoreUnavailable: the trusted keys cannot be read, or the store does not answer.
+    """
+    file = Path(TRUSTED)
+    source = os.environ.get(signing.TRUSTED) or (file if file.is_file() else None)
+    trusted = {key.id for key in signing.Trust(source).read()} if source else None
+    found = connection.registry.signatures(info.model, info.digest)
+    if not found:
+        return []
+    manifest = connection.registry.manifest_bytes(info.model, info.digest)
+    faults = {id: signing.fault(data, info.model, info.digest, id, manifest) for id, data in found.items()}
+    return [Signer(id, not fault, None if trusted is None else id in trusted) for id, fault in faults.items()]
 
 
 def known_model(connection: Connection, model: str) -> None:

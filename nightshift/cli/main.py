@@ -48,6 +48,8 @@ VERBS = {
         "trace": "From an answer or a release back to its data.",
         "promote": "Make a release serve by name, whatever the gate said.",
         "rollback": "Make an earlier release serve again.",
+        "sign": "Vouch for a release with the team's key.",
+        "signing-key": "Make the key that releases are signed with.",
         "copy": "A release, or all and the ledger, to another registry.",
         "verify": "Compute every digest of the registry again.",
         "keep": "Protect a release from removal.",

@@ -12,6 +12,7 @@ from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import Canary
 from nightshift.releases.manifest import short
 from nightshift.releases.promotion import promote
+from nightshift.releases.signing import SigningKey
 
 DEADLINE_S = 120
 
@@ -30,6 +31,7 @@ def order(
     reason: str,
     canary: Canary | None = None,
     slower: float | None = None,
+    key: SigningKey | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -48,6 +50,7 @@ def order(
         deadline_s=DEADLINE_S,
         canary=canary,
         slower=slower,
+        key=key,
         say=lambda line: console.print(line, markup=False, style="dim"),
     )
     if as_json:

@@ -1,5 +1,6 @@
 """``nightshift promote MODEL DIGEST --reason TEXT``: a person's force."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ from nightshift.cli.connect import RegistryOption, connect
 from nightshift.cli.order import demand, order
 from nightshift.errors import NightshiftError
 from nightshift.releases.ledger import Canary
+from nightshift.releases.signing import own_key
 
 
 def promote(
@@ -30,6 +32,7 @@ def promote(
     """Make this release serve, whatever the gate said of it, and prove it.
 
     The rules that bind nights do not bind a person: an order is put, and lifts the bar of a model that was rolled back.
+    With a key in NIGHTSHIFT_SIGNING_KEY the release is signed first.
     Exit status: 0 proven (or superseded by a newer order), 1 refused: then the release before serves on.
 
     With --canary the endpoints give it that share of the requests first. It is refused at once when it is proven to
@@ -40,7 +43,8 @@ def promote(
     demand(reason, "promotion")
     tried = Canary(weight=_share(canary), minutes=minutes, requests=requests, times=times) if canary else None
     connection = connect(registry=registry)
-    order(connection, model, connection.registry.resolve(model, digest), "promote", reason, tried, slower, as_json=json)
+    full = connection.registry.resolve(model, digest)
+    order(connection, model, full, "promote", reason, tried, slower, own_key(os.environ), as_json=json)
 
 
 def _share(text: str) -> float:

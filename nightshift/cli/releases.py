@@ -11,12 +11,12 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from nightshift.cli.connect import Connection, RegistryOption, connect
-from nightshift.cli.lookup import DECISION, read
+from nightshift.cli.lookup import DECISION, read, signers
 from nightshift.releases.manifest import short
 from nightshift.releases.marks import Marks, retired, standing
 from nightshift.releases.registry import ReleaseInfo
 
-_COLORS = {"champion": "green", "ordered": "yellow", "kept": "cyan", "retired": "dim"}
+_COLORS = {"champion": "green", "ordered": "yellow", "kept": "cyan", "retired": "dim", "signed": "blue"}
 
 
 def releases(
@@ -24,7 +24,7 @@ def releases(
     registry: RegistryOption = None,
     json: Annotated[bool, typer.Option("--json", help="A list of objects instead of a table.")] = False,
 ) -> None:
-    """The releases in the registry: verdict, accuracy and size, which is champion, ordered, kept or retired.
+    """The releases in the registry: verdict, accuracy and size, which is champion, ordered, kept, retired or signed.
 
     Example: nightshift releases cifar10-cnn --json
     """
@@ -54,6 +54,7 @@ def releases(
 
 def _facts(connection: Connection, info: ReleaseInfo) -> dict[str, Any]:
     manifest = connection.registry.manifest(info.model, info.digest)
+    signed = [signer for signer in signers(connection, info) if signer.valid]
     return {
         "model": info.model,
         "digest": info.digest,
@@ -61,6 +62,8 @@ def _facts(connection: Connection, info: ReleaseInfo) -> dict[str, Any]:
         "verdict": manifest.verdict,
         "accuracy": (read(connection, info, DECISION) or {}).get("accuracy"),
         "bytes": manifest.size,
+        "signed": any(signer.trusted is not False for signer in signed),
+        "signed_by": [signer.key for signer in signed],
     }
 
 

@@ -14,6 +14,7 @@ from nightshift.cli.connect import take_settings
 from nightshift.errors import NightshiftError, Refused
 
 if TYPE_CHECKING:
+    from nightshift.releases.signing import Trust
     from nightshift.serving.samples import Plan
 
 
@@ -50,6 +51,10 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
     processes: Annotated[str, typer.Option(help="How many on this port: a number, or auto for one per core.")] = "1",
     cache: Annotated[Path | None, typer.Option(help="Folder of local copies of releases.")] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="Serve only what a key of this file signed; else NIGHTSHIFT_TRUSTED_KEYS names them."),
+    ] = None,
     log: Annotated[Log, typer.Option(help="Lines for people, JSON for machines; auto: text at a terminal.")] = Log.auto,
     log_level: Annotated[Level, typer.Option(help="info: every inference; warning: what needs somebody.")] = Level.info,
     sample_rate: Annotated[
@@ -112,6 +117,7 @@ def serve(
         log_level=log_level.value,
         log_json=None if log is Log.auto else log is Log.json,
         plan=_plan(sample_rate, sample_leave_out, registry),
+        trust=_trust(trust),
     )
     raise typer.Exit(server.serve(settings))
 
@@ -126,6 +132,21 @@ def _registry_of(folder: Path, registry: str | None) -> str:
     for model, digest in registry_of(folder, into).items():
         typer.echo(f"{model}: {digest[:12]}, the one release in {folder}", err=True)
     return str(into)
+
+
+def _trust(file: Path | None) -> "Trust | None":
+    """Set to nothing is a mistake, no wish to trust everybody."""
+    from nightshift.releases.errors import StoreUnavailable
+    from nightshift.releases.signing import TRUSTED, Trust
+
+    if file is None and TRUSTED not in os.environ:
+        return None
+    trust = Trust(file or os.environ[TRUSTED])
+    try:
+        trust.read()
+    except StoreUnavailable as error:
+        raise NightshiftError(error.message, error.next_step, exit_code=2) from None
+    return trust
 
 
 def _plan(rates: list[str] | None, leave_out: list[str] | None, registry: str) -> "Plan":

@@ -1,6 +1,7 @@
 """``nightshift show DIGEST|MODEL``: one release."""
 
 import json as json_
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nightshift.cli.connect import RegistryOption, connect
-from nightshift.cli.lookup import DECISION, clock, find, read
+from nightshift.cli.lookup import DECISION, clock, find, read, signers
 from nightshift.releases.manifest import Tensor, short
 from nightshift.releases.marks import WHATS, Marks, standing
 
@@ -20,7 +21,7 @@ def show(
     registry: RegistryOption = None,
     json: Annotated[bool, typer.Option("--json", help="One object instead of tables.")] = False,
 ) -> None:
-    """One release: its files, signature, decision, lineage, orders and marks. A model's name means its champion.
+    """One release: its files, tensors, decision, lineage, orders, marks, who signed it. A model's name: its champion.
 
     Example: nightshift show 3f9ac01b77de
     """
@@ -34,11 +35,13 @@ def show(
     ]
     marks = Marks(connection.registry.store).of(info.model)
     standing_ = [mark for what in WHATS for mark in (standing(marks, what, info.digest),) if mark]
+    signed = signers(connection, info)
     facts: dict[str, Any] = {
         **manifest.model_dump(mode="json"),
         "digest": info.digest,
         "decision": read(connection, info, DECISION),
         "orders": orders,
+        "signers": [asdict(signer) for signer in signed],
         "marks": [mark.model_dump(mode="json") for mark in standing_],
     }
     if json:
@@ -49,6 +52,9 @@ def show(
     console.print(f"{manifest.task}, verdict [bold]{manifest.verdict}[/], model digest {short(manifest.model_digest)}")
     for order in orders:
         console.print(f"order {order['sequence']}: {order['what']}, {order['outcome'] or 'no outcome yet'}")
+    for signer in signed:
+        worth = "" if signer.trusted is None else ", trusted" if signer.trusted else ", not trusted here"
+        console.print(f"signed with {signer.key}{worth if signer.valid else ': not valid'}", markup=False)
     for mark in standing_:
         console.print(f"{mark.what} by {mark.who} at {clock(mark.at)}: {mark.reason}", markup=False)
     table = Table("file", "size", "sha256", box=None)

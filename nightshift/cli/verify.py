@@ -21,8 +21,8 @@ def verify(
 ) -> None:
     """Read every byte of the registry, compute every digest again, and name all that is wrong.
 
-    Releases: size and sha256 of each file, the manifest's digest, the model digest. Ledger: each entry's checksum, and
-    that no order is missing. Exit status: 0 all is whole, 1 something is not.
+    Releases: size and sha256 of each file, the manifest's digest, the model digest, each signature.
+    Ledger: each entry's checksum, and that no order is missing. Exit status: 0 all is whole, 1 something is not.
 
     Example: nightshift verify --registry /mnt/backup/registry
     """

@@ -4,6 +4,7 @@ A receipt is not trusted: it names a digest. This registry must hold that releas
 the package that the run made.
 """
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nightshift.engine.objects import Objects
 from nightshift.engine.report import Receipt, say
 from nightshift.engine.settings import as_deployer, setting
 from nightshift.errors import NightshiftError
+from nightshift.releases import signing
 from nightshift.releases.errors import ReleaseUnknown
 from nightshift.releases.ledger import Canary, Ledger
 from nightshift.releases.promotion import promote
@@ -78,6 +80,13 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
             answer = approved or approval.unanswered(journal, model)
             said = approval.said(answer) if answer else f"{digest[:12]}: no approval of it is recorded"
             return {"outcome": "not_approved", "message": said, "digest": digest, "order": None}
+    key = signing.own_key(os.environ)
+    if key is None and settings["deploy"].get("signed") == "required":
+        message = (
+            f"{digest[:12]}: {model}'s releases must be signed (deploy.signed), and this worker has no "
+            f"{signing.VARIABLE}; make one with `nightshift signing-key create`, or promote it by hand"
+        )
+        return {"outcome": "refused", "message": message, "digest": digest, "order": None}
     store = open_store(setting("NIGHTSHIFT_REGISTRY"))
     registry = Registry(store)
     _ensure(registry, model, digest, judged.objects, judged.hash_of(f"artifacts/releases/{model}"))
@@ -103,6 +112,7 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
         fence=decision["opponent"],
         canary=Canary(**trial) if (trial := settings["deploy"].get("canary")) else None,
         slower=settings["deploy"].get("slower", 10.0),
+        key=key,
         say=say,
     )
     order = result.order.sequence if result.order else None

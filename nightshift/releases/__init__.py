@@ -4,6 +4,7 @@ store      a bucket or a folder, with create-only writes
 manifest   the file that lists a release's files, digests and signature
 golden     requests with known answers, and how close an answer must be
 registry   releases/<model>/<digest>/…
+signing    releases/<model>/<digest>/manifest.<key id>.sig: who vouches for a release, and whose word counts
 entries    what the ledger is made of: create-only JSON, each with its checksum
 ledger     ledger/<model>/orders/<n>.json and …/outcomes/<n>.json
 marks      ledger/<model>/marks/<n>.json: what people keep and retire

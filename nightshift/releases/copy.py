@@ -17,12 +17,13 @@ _TURN = {"marks": 0, "outcomes": 1, "orders": 2}  # an order never appears befor
 
 
 def release(source: Registry, target: Registry, model: str, digest: str) -> bool:
-    """Copy one release (full digest) and read it back; False when the target has it whole already.
+    """Copy one release (full digest) with its signatures, and read it back; False when the target has all already.
 
     Raises ReleaseUnknown or ReleaseCorrupt of either registry, ReleaseConflict, StoreUnavailable.
     """
-    if _is_there(target, model, digest):
-        return False
+    if _is_there(target, model, digest):  # what was signed later follows
+        later = source.signatures(model, digest).items()
+        return sum(target.add_signature(model, digest, key_id, data) for key_id, data in later) > 0
     with tempfile.TemporaryDirectory(prefix="nightshift-copy-") as scratch:
         target.publish(source.fetch(model, digest, Path(scratch)))
     for checked in verify.releases(target.store, model, digest):

@@ -5,6 +5,7 @@ ReleaseError
 │   └── StoreDenied      it answers, and these keys may not
 ├── ReleaseCorrupt       a file is not what its manifest or the format says
 ├── ReleaseUnknown       no such release, or several begin like this
+├── ReleaseUnsigned      no key that is trusted here vouches for it
 ├── ReleaseConflict      something else is already stored under this name
 └── FormatTooNew         written by a newer Nightshift
 """
@@ -38,6 +39,10 @@ class ReleaseCorrupt(ReleaseError):
 
 class ReleaseUnknown(ReleaseError):
     """No such release, or several that begin with these characters."""
+
+
+class ReleaseUnsigned(ReleaseError):
+    """No key that is trusted here vouches for it; it must not be used, whole as it may be."""
 
 
 class ReleaseConflict(ReleaseError):

@@ -9,6 +9,7 @@ releases of one model that differ in their decision or card share it.
 
 import hashlib
 import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ FORMAT = 1
 NAME = "manifest.json"
 PROGRAM = "model.onnx"  # the exported program; what is served, and the only thing that is executed
 GOLDEN = "golden.json"
+_SIGNATURE = re.compile(r"manifest\.([0-9a-f]{16})\.sig")
 SHORT = 12  # characters of a digest that people type and URLs show
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -47,8 +49,8 @@ class File(_Part):
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or "\\" in path or ".." in parts or str(PurePosixPath(path)) != path:
             raise ValueError(f"{path!r} is not a plain relative path")
-        if path == NAME:
-            raise ValueError(f"{NAME} cannot list itself")
+        if path == NAME or signed_by(path):
+            raise ValueError(f"{NAME} can list neither itself nor its signatures")
         return path
 
 
@@ -223,6 +225,17 @@ def digest(data: bytes) -> str:
 def short(full: str) -> str:
     """The form of a digest that people type and the protocol's version shows."""
     return full[:SHORT]
+
+
+def signature_name(key_id: str) -> str:
+    """The name of a key's signature, which lies beside the manifest."""
+    return f"manifest.{key_id}.sig"
+
+
+def signed_by(name: str) -> str | None:
+    """The id of the key whose signature has this name; None when it is no signature's."""
+    found = _SIGNATURE.fullmatch(name)
+    return found[1] if found else None
 
 
 def sha256_of(path: Path) -> str:

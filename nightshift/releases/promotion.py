@@ -21,6 +21,7 @@ from nightshift.releases.manifest import GOLDEN, Manifest, short
 from nightshift.releases.marks import Marks, retirement
 from nightshift.releases.proof import prove, reachable, tell
 from nightshift.releases.registry import Registry
+from nightshift.releases.signing import SigningKey, sign
 
 State = Literal["proven", "refused", "superseded", "fenced", "unchanged", "barred"]
 What = Literal["deploy", "promote", "rollback"]
@@ -68,6 +69,7 @@ def promote(
     fence: str | None = None,
     canary: Canary | None = None,
     slower: float | None = None,
+    key: SigningKey | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Make this release (full digest) the champion, and return only when that is proven or has failed.
@@ -75,6 +77,7 @@ def promote(
     ``fence`` is the digest of the opponent that the gate met (None: there was none) and binds only "deploy". With a
     ``canary`` the release is tried beside the champion first, by an order of its own; what is not refused then becomes
     the champion by a second order. ``slower`` is how many times as long as the champion it may take (None: any).
+    ``key`` signs what is ordered; only for a caller to whom the digest was named, not found in the ledger.
     Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, StoreUnavailable.
     """
     if canary:
@@ -85,6 +88,7 @@ def promote(
     manifest = registry.manifest(model, digest)
     requests = golden.load(registry.read(model, digest, GOLDEN))
     patience = timedelta(seconds=deadline_s)
+    signed = {"signed_by": key.public.id} if key else {}
 
     gone = retirement(Marks(ledger.store).of(model), model, digest)
     if gone:  # binds people too: whoever means it takes the retirement back first
@@ -94,6 +98,15 @@ def promote(
         _settle_left_behind(client, urls, registry, ledger, model, digest, say)
         if canary and not _is_to_be_tried(ledger.history(model), manifest, digest):
             canary = None
+
+        def check(history: History) -> None:
+            if what == "deploy":
+                _demand_rules(history, registry, manifest, fence)
+            elif canary:
+                _alone(history)
+            if key:  # before the order, which endpoints follow at once, and only if there will be one
+                sign(registry, model, digest, key)
+
         order = None
         if what == "deploy":
             order = _own_unsettled(ledger, model, digest)
@@ -111,11 +124,11 @@ def promote(
                         who=who,
                         what=what,
                         reason=reason,
-                        evidence={"verdict": manifest.verdict, **evidence},
+                        evidence={"verdict": manifest.verdict, **evidence, **signed},
                         deadline=patience + timedelta(minutes=canary.minutes if canary else 0),
                         canary=canary,
                         slower=slower,
-                        check=_rules(registry, manifest, fence) if what == "deploy" else _alone if canary else None,
+                        check=check,
                     )
                 except _Wait as other:
                     say(str(other))
@@ -154,6 +167,7 @@ def promote(
             deadline_s=deadline_s,
             fence=fence,
             slower=slower,
+            key=key,
             say=say,
         )
     return Result(outcome.state, order, outcome.reason)
@@ -176,23 +190,19 @@ def _alone(history: History) -> None:
         raise _Wait(f"waiting for the outcome of order {newest.sequence} of {newest.who}")
 
 
-def _rules(registry: Registry, manifest: Manifest, fence: str | None) -> Callable[[History], None]:
-    def check(history: History) -> None:
-        _alone(history)
-        champion = live(history)
-        if champion and champion.model_digest == manifest.model_digest:
-            raise _Stop("unchanged", f"{short(champion.digest)} serves already, by order {champion.sequence}")
-        bar = barred(history, manifest.model_digest)
-        if bar:
-            raise _Stop("barred", bar)
-        if not _is_opponent(registry, champion, fence):
-            met = short(fence) if fence else "no champion"
-            serves = (
-                f"{short(champion.digest)} serves since order {champion.sequence}" if champion else "nothing serves"
-            )
-            raise _Stop("fenced", f"the gate met {met}, but {serves}: the next night judges again")
-
-    return check
+def _demand_rules(history: History, registry: Registry, manifest: Manifest, fence: str | None) -> None:
+    """Raises _Stop for a rule that binds nights, _Wait while another order is on its way."""
+    _alone(history)
+    champion = live(history)
+    if champion and champion.model_digest == manifest.model_digest:
+        raise _Stop("unchanged", f"{short(champion.digest)} serves already, by order {champion.sequence}")
+    bar = barred(history, manifest.model_digest)
+    if bar:
+        raise _Stop("barred", bar)
+    if not _is_opponent(registry, champion, fence):
+        met = short(fence) if fence else "no champion"
+        serves = f"{short(champion.digest)} serves since order {champion.sequence}" if champion else "nothing serves"
+        raise _Stop("fenced", f"the gate met {met}, but {serves}: the next night judges again")
 
 
 def _is_opponent(registry: Registry, champion: Order | None, fence: str | None) -> bool:

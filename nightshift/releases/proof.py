@@ -14,6 +14,7 @@ from nightshift.releases import golden
 from nightshift.releases.golden import Golden
 from nightshift.releases.ledger import Ledger, Order, Outcome, now, superseded
 from nightshift.releases.manifest import short
+from nightshift.releases.signing import UNSIGNED
 
 # A proxy of the person's environment has no business between processes of one machine.
 LOOPBACK = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
@@ -70,7 +71,8 @@ def prove(
         refused = [replica for replica in replicas if replica.state == "refused"]
         waiting = [replica for replica in replicas if replica.state == "waiting"]
         if refused:
-            return Outcome(state="refused", reason=f"{refused[0].url} {refused[0].reason}", fault="release", at=now())
+            reason = f"{refused[0].url} {refused[0].reason}"
+            return Outcome(state="refused", reason=reason, fault=refused[0].fault, at=now())
         if not waiting:
             reason = f"{len(replicas)} of {len(replicas)} replicas agree on {len(requests.cases)} golden requests"
             return Outcome(state="proven", reason=reason, replicas=tuple(endpoints), at=now())
@@ -120,6 +122,7 @@ def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden)
         replica.reason, replica.fault = "does not answer like a Nightshift endpoint", "endpoint"
     else:
         replica.state, replica.reason = ("refused", wrong) if wrong else ("proven", "agrees")
+        replica.fault = "release"
 
 
 def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> bool:
@@ -133,6 +136,8 @@ def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> b
         serving = (of_model.get("canary") or {}).get("digest")
     if refused and refused["sequence"] == order.sequence:
         replica.state, replica.reason = "refused", f"refuses it: {refused['reason']}"
+        # Whose signature counts is the endpoint's to say: signed with another key the same release may serve.
+        replica.fault = "endpoint" if refused.get("kind") == UNSIGNED else "release"
         return False
     if serving != order.digest:
         replica.reason = _serves_else(order, serving)

@@ -1,9 +1,11 @@
-"""Releases in a store: ``releases/<model>/<digest>/<path>``, files first, manifest last, all create-only.
+"""Releases in a store: ``releases/<model>/<digest>/<path>``, files first, manifest last, all create-only; signatures
+beside it, at any time.
 
 A release exists when its manifest does: a publisher that is killed half-way leaves nothing that a reader sees, and
 publishing again finishes it.
 """
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -67,7 +69,11 @@ class Registry:
                 raise _conflict(self.store, last)
             there = set(self.store.list(_key(manifest.model, digest, "")))
             if self.removal(manifest.model, digest) is None and needed | {last} <= there:
-                return digest
+                break
+        for path in folder.glob("manifest.*.sig"):
+            if key_id := manifests.signed_by(path.name):
+                self.add_signature(manifest.model, digest, key_id, path.read_bytes())
+        return digest
 
     def fetch(self, model: str, digest: str, into: Path) -> Path:
         """The release's folder ``<into>/<model>/<digest>``, brought there if it is not, every digest checked.
@@ -82,12 +88,7 @@ class Registry:
                 shutil.rmtree(target, ignore_errors=True)  # a damaged copy is no copy; the registry has the release
             else:
                 return target
-        data = self._manifest_bytes(model, digest)
-        if manifests.digest(data) != digest:
-            raise ReleaseCorrupt(
-                f"{self.store.url}/{_key(model, digest, manifests.NAME)} has another sha256 than its name says",
-                "publish the release again from its package, after removing what is stored there",
-            )
+        data = self.manifest_bytes(model, digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=target.parent, ignore_cleanup_errors=True) as name:
             temporary = Path(name) / digest
@@ -100,6 +101,8 @@ class Registry:
                         f"{self.store.url}/{_key(model, digest, file.path)} is missing", "publish the release again"
                     ) from None
             (temporary / manifests.NAME).write_bytes(data)
+            for key_id, signature in self.signatures(model, digest).items():
+                (temporary / manifests.signature_name(key_id)).write_bytes(signature)
             check(temporary, model, digest)
             try:
                 temporary.rename(target)
@@ -121,12 +124,45 @@ class Registry:
         """By digest or by the first characters of one. Raises ReleaseUnknown."""
         if len(digest) != 64:
             digest = self.resolve(model, digest)
-        data = self._manifest_bytes(model, digest)
+        return manifests.load(self.manifest_bytes(model, digest))
+
+    def manifest_bytes(self, model: str, digest: str) -> bytes:
+        """By full digest, which they have. Raises ReleaseUnknown, ReleaseCorrupt."""
+        key = _key(model, digest, manifests.NAME)
+        try:
+            data = self.store.get(key)
+        except KeyError:
+            raise ReleaseUnknown(
+                f"{self.store.url} has no release {manifests.short(digest)} of {model}",
+                "publish it there, or see what there is: `nightshift releases`",
+            ) from None
         if manifests.digest(data) != digest:
             raise ReleaseCorrupt(
-                f"the manifest of {model} {digest} has another sha256 than its name", "publish it again"
+                f"{self.store.url}/{key} has another sha256 than its name says",
+                "publish the release again from its package, after removing what is stored there",
             )
-        return manifests.load(data)
+        return data
+
+    def signatures(self, model: str, digest: str) -> dict[str, bytes]:
+        """By the id of its key each signature that lies beside the manifest, whatever it is worth (see ``signing``)."""
+        beside = _key(model, digest, "")
+        found = {}
+        for key in self.store.list(f"{beside}manifest."):
+            if key_id := manifests.signed_by(key.removeprefix(beside)):
+                with contextlib.suppress(KeyError):  # removed since it was listed
+                    found[key_id] = self.store.get(key)
+        return found
+
+    def add_signature(self, model: str, digest: str, key_id: str, data: bytes) -> bool:
+        """Put a signature beside the manifest; False when it is there. Raises ReleaseConflict."""
+        key = _key(model, digest, manifests.signature_name(key_id))
+        if self.store.put_new(key, data):
+            return True
+        if self.store.get(key) != data:
+            raise ReleaseConflict(
+                f"{self.store.url}/{key} is not what this key signs", "find out who wrote it, remove it, and sign again"
+            )
+        return False
 
     def read(self, model: str, digest: str, path: str) -> bytes:
         """One file of a release, its sha256 checked. Raises ReleaseUnknown, ReleaseCorrupt."""
@@ -194,15 +230,6 @@ class Registry:
     def end_removal(self, model: str, digest: str) -> None:
         """Take the marker away."""
         self.store.delete(_removal_key(model, digest))
-
-    def _manifest_bytes(self, model: str, digest: str) -> bytes:
-        try:
-            return self.store.get(_key(model, digest, manifests.NAME))
-        except KeyError:
-            raise ReleaseUnknown(
-                f"{self.store.url} has no release {manifests.short(digest)} of {model}",
-                "publish it there, or see what there is: `nightshift releases`",
-            ) from None
 
     def _sha256(self, key: str) -> str:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """Every digest of a registry, computed again from its bytes; what is wrong, one finding a thing.
 
-releases/…   each file's size and sha256, each manifest's digest, the model digest, what lies there unlisted
+releases/…   each file's size and sha256, each manifest's digest, the model digest, each signature, what lies there
+             unlisted
 ledger/…     each entry's checksum, its number and model; no order missing, no outcome or mark without its place
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nightshift.releases import entries
+from nightshift.releases import entries, signing
 from nightshift.releases import manifest as manifests
 from nightshift.releases.entries import Entry
 from nightshift.releases.errors import FormatTooNew, ReleaseCorrupt
@@ -69,7 +70,10 @@ def _release(store: Store, model: str, digest: str, paths: set[str]) -> Iterator
         for file in manifest.files:
             yield _file(store, f"{folder}/{file.path}", file, Path(scratch) / "file")
     for path in sorted(paths - {file.path for file in manifest.files} - {manifests.NAME}):
-        yield Checked(f"{folder}/{path}", 0, "is not in the manifest")
+        key_id = manifests.signed_by(path)
+        signature = store.get(f"{folder}/{path}") if key_id else b""
+        wrong = signing.fault(signature, model, digest, key_id, data) if key_id else "is not in the manifest"
+        yield Checked(f"{folder}/{path}", len(signature), wrong)
 
 
 def _file(store: Store, key: str, file: manifests.File, scratch: Path) -> Checked:

@@ -20,12 +20,14 @@ from nightshift.releases.errors import (
     ReleaseCorrupt,
     ReleaseError,
     ReleaseUnknown,
+    ReleaseUnsigned,
     StoreUnavailable,
 )
 from nightshift.releases.ledger import Ledger, Order
 from nightshift.releases.manifest import short
 from nightshift.releases.marks import Marks, retired, retirement
 from nightshift.releases.registry import Registry
+from nightshift.releases.signing import UNSIGNED, Trust
 from nightshift.releases.store import whole_file
 from nightshift.serving.canary import Tallies
 from nightshift.serving.engine import Engine, drop
@@ -44,9 +46,20 @@ class _Overtaken(Exception):
 
 
 class Follower:
-    """``copies`` is the folder of local copies; ``serving.json`` in it remembers what served last."""
+    """``copies`` is the folder of local copies; ``serving.json`` in it remembers what served last.
 
-    def __init__(self, registry: Registry, ledger: Ledger, engine: Engine, copies: Path, peers: Peers | None = None):
+    With ``trust`` only what one of its keys signed is loaded.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        ledger: Ledger,
+        engine: Engine,
+        copies: Path,
+        peers: Peers | None = None,
+        trust: Trust | None = None,
+    ):
         self.peers = peers or Peers()
         self.peers.answers |= {"status": self._of_process, "refresh": self.refresh}
         self.registry = registry
@@ -54,6 +67,7 @@ class Follower:
         self.marks = Marks(registry.store)
         self.engine = engine
         self.copies = copies
+        self.trust = trust
         self.problem: str | None = None
         self.read_at = time.time()  # when the ledger was last read whole; before that, since when it was not
         self.counts: Counter[tuple[str, ...]] = Counter()  # ("swaps", model) and ("refused", model, kind of fault)
@@ -62,6 +76,7 @@ class Follower:
         self._sequence: dict[str, int] = {}
         self._refused: dict[str, dict[str, Any]] = {}  # the newest refusal of each model, as /status shows it
         self.tallies = Tallies()
+        self._signers: dict[str, str] = {}  # per digest the id of the trusted key that signed it
         self._trying: dict[str, Order] = {}  # per model the canary's order
         self._never_again: set[tuple[str, int]] = set()
         self._wake = threading.Event()
@@ -89,6 +104,7 @@ class Follower:
         models = {
             name: {
                 "serving": self.engine.serving(name),
+                "signed_by": self._signers.get(self.engine.serving(name) or ""),
                 "sequence": self._sequence.get(name),
                 "refused": self._refused.get(name),
                 "canary": self._canary_status(name),
@@ -256,12 +272,20 @@ class Follower:
             log.warning("%s: requests still hold the old release after %.0f s", name, _DRAIN_S)
 
     def _load(self, name: str, digest: str) -> LoadedModel:
-        return load(self.registry.fetch(name, digest, self.copies), name, digest)
+        folder = self.registry.fetch(name, digest, self.copies)
+        if self.trust:  # before anything of it is executed
+            self._signers[digest] = self.trust.demand(self.registry, folder, name, digest).id
+        return load(folder, name, digest)
 
     def _refuse(self, order: Order, reason: str, kind: str) -> None:
         self.counts["refused", order.model, kind] += 1
         self._never_again.add((order.model, order.sequence))
-        self._refused[order.model] = {"sequence": order.sequence, "digest": order.digest, "reason": reason}
+        self._refused[order.model] = {
+            "sequence": order.sequence,
+            "digest": order.digest,
+            "reason": reason,
+            "kind": kind,
+        }
         kept = self.engine.serving(order.model)
         going_on = f"{short(kept)} goes on" if kept else "nothing serves"
         log.error(
@@ -314,5 +338,11 @@ class Follower:
 
 def _kind(error: Exception) -> str:
     """The kind of fault for which a release is refused, as the metrics count it."""
-    kinds = {ReleaseCorrupt: "corrupt", ReleaseUnknown: "missing", FormatTooNew: "too new", ReleaseRefused: "program"}
+    kinds = {
+        ReleaseCorrupt: "corrupt",
+        ReleaseUnknown: "missing",
+        ReleaseUnsigned: UNSIGNED,
+        FormatTooNew: "too new",
+        ReleaseRefused: "program",
+    }
     return next((kind for of, kind in kinds.items() if isinstance(error, of)), "other")

@@ -20,6 +20,7 @@ from granian.server.embed import Server
 
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
+from nightshift.releases.signing import Trust
 from nightshift.releases.store import open_store
 from nightshift.serving import guard as guards
 from nightshift.serving import logs, processes
@@ -41,7 +42,8 @@ class Settings:
     """What one endpoint is told. ``registry`` is a bucket or folder, ``copies`` keeps whole releases by digest.
 
     ``checkout`` is told in /status, so that a stack knows its own endpoint; ``tls`` is a certificate and its key;
-    ``count`` the number of processes; ``plan`` says which samples are kept.
+    ``count`` the number of processes; ``plan`` says which samples are kept; ``trust`` whose
+    signature a release must have.
     """
 
     registry: str
@@ -57,6 +59,7 @@ class Settings:
     log_level: str = "info"
     log_json: bool | None = None
     plan: Plan = field(default_factory=Plan)
+    trust: Trust | None = None
 
 
 def serve(settings: Settings) -> int:
@@ -69,7 +72,7 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
     """All that one process does."""
     store = open_store(settings.registry)
     engine = Engine()
-    follower = Follower(Registry(store), Ledger(store), engine, settings.copies, peers)
+    follower = Follower(Registry(store), Ledger(store), engine, settings.copies, peers, settings.trust)
     guard = guards.make(
         settings.registry, settings.host, settings.port, settings.copies, settings.hosts, settings.origins
     )

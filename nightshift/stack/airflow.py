@@ -72,7 +72,8 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
         deployer = stack.environment("deployer")
         for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
             ours[f"NIGHTSHIFT_DEPLOYER_{key}"] = deployer[f"AWS_{key}"]
-        ours["NIGHTSHIFT_ENDPOINT_KEY"] = deployer["NIGHTSHIFT_ENDPOINT_KEY"]
+        for key in ("NIGHTSHIFT_ENDPOINT_KEY", "NIGHTSHIFT_SIGNING_KEY"):
+            ours |= {key: deployer[key]} if key in deployer else {}
         ours |= notify.environment(stack.home)
     return inherited() | {"AIRFLOW_HOME": str(home)} | variables | ours
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nightshift.errors import NightshiftError
-from nightshift.stack import s3, team
+from nightshift.stack import s3, signing, team
 from nightshift.stack.private import filled, write_private
 
 CHECKOUT = PurePosixPath("/opt/nightshift")  # of the image ops/docker/airflow.Dockerfile
@@ -58,7 +58,8 @@ def write(root: Path, environ: Mapping[str, str] = os.environ) -> list[Path]:
     A choice in ``environ`` goes before the one in ``.env``, as it does for Compose.
 
     Raises:
-        NightshiftError: ``.env`` is there and is somebody else's, or a file that was made before cannot be read.
+        NightshiftError: ``.env`` is there and is somebody else's, a file that was made before cannot be read, or one
+            of ``stack.signing`` cannot be used.
     """
     chosen = _choices(root / ".env", _branch(root)) | {name: environ[name] for name in CHOICES if name in environ}
     folder = root / chosen["NIGHTSHIFT_TEAM"]
@@ -79,6 +80,8 @@ def write(root: Path, environ: Mapping[str, str] = os.environ) -> list[Path]:
         sample_leave_out=chosen["NIGHTSHIFT_SAMPLE_LEAVE_OUT"],
         notify_url=chosen["NIGHTSHIFT_NOTIFY_URL"],
         heartbeat_url=chosen["NIGHTSHIFT_HEARTBEAT_URL"],
+        signing=signing.private(root),
+        trusted=signing.trusted(root),
     )
     files = [root / ".env", folder / "secrets.json"]
     for service in team.SERVICES:

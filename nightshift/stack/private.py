@@ -16,6 +16,19 @@ def write_private(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def create_private(path: Path, text: str) -> bool:
+    """Makes a file that only its owner may read; False, and nothing changed, when there is one."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    write_private(temporary, text)
+    try:
+        os.link(temporary, path)  # the one call that both creates whole and refuses to overwrite
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
 def filled(new: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """The kept secrets, with what a later version wants beside them."""
     inner = {name: filled(new[name], kept[name]) for name in kept if isinstance(new.get(name), dict)}

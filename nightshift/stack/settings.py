@@ -18,7 +18,7 @@ from typing import Any
 
 from nightshift.errors import NightshiftError
 from nightshift.preflight import port_is_free
-from nightshift.stack import s3
+from nightshift.stack import s3, signing
 from nightshift.stack.private import filled, new_endpoint_key, write_private
 from nightshift.stack.processes import Processes, free_ports
 
@@ -154,7 +154,9 @@ class Stack:
         }
         if identity == "deployer":
             ours["NIGHTSHIFT_ENDPOINT_KEY"] = self.endpoint_key
+            ours |= signing.private(self.root)
         if identity == "endpoint":
+            ours |= signing.trusted(self.root)
             ours["NIGHTSHIFT_ENDPOINT_KEY_SHA256"] = sha256(self.endpoint_key.encode()).hexdigest()
         return ours
 

@@ -8,15 +8,16 @@ service            beside Airflow's options
 =================  =========================================================================================
 postgres, redis    their own passwords
 s3                 its inner keys; its identities are in ``s3.identities``
-init               Airflow's database, the first user's password, S3 as admin; the repository; the replicas
+init               Airflow's database, the first user's password, S3 as admin; the repository; the replicas; what
+                   signs: it is also a person's hands
 api-server         Airflow's database and signing keys; S3 as reader, for its pages
 scheduler          the same, and the broker
 dag-processor      Airflow's database; reads the repository
-events-worker      the broker; the repository; S3 as worker; the deployer's key; the endpoint's replicas and key; whom
-                   the nights are told to
+events-worker      the broker; the repository; S3 as worker; the deployer's key; the endpoint's replicas and key; the
+                   key that signs releases, if there is one; whom the nights are told to
 worker, gpu-worker the broker; S3 as worker
-endpoint           S3 as endpoint; the digests of the keys of whoever deploys and of Prometheus; the names it may be
-                   asked by; the share of requests that it keeps
+endpoint           S3 as endpoint; the digests of the keys of whoever deploys and of Prometheus; whose signatures it
+                   trusts; the names it may be asked by; the share of requests that it keeps
 prometheus         a key of the endpoint that opens its metrics only
 grafana            the first user's password
 =================  =========================================================================================
@@ -32,7 +33,7 @@ import json
 import secrets as random_secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import PurePath
 from typing import Any
@@ -95,6 +96,8 @@ class Team:
     sample_leave_out: str = ""
     notify_url: str = ""  # whom the nights are told to (docs/told.md), and what is called after each; both secret
     heartbeat_url: str = ""
+    signing: dict[str, str] = field(default_factory=dict)  # what whoever deploys signs with, and whom the
+    trusted: dict[str, str] = field(default_factory=dict)  # endpoints trust: see ``stack.signing``
     listen: str = "0.0.0.0"  # noqa: S104 - inside a container's network; what is published is Compose's to say
 
     def environment(self, service: str, checkout: PurePath) -> dict[str, str]:
@@ -118,7 +121,7 @@ class Team:
                 "NIGHTSHIFT_SAMPLE_RATE": self.sample_rate,
                 "NIGHTSHIFT_SAMPLE_LEAVE_OUT": self.sample_leave_out,
             }
-            return home | told | {name: value for name, value in sampling.items() if value}
+            return home | told | self.trusted | {name: value for name, value in sampling.items() if value}
         if service == PROMETHEUS:
             return {"NIGHTSHIFT_METRICS_KEY": self.secrets["endpoint"]["metrics_key"]}
         if service == GRAFANA:
@@ -153,6 +156,7 @@ class Team:
         if service in (INIT, EVENTS_WORKER):
             ours["NIGHTSHIFT_ENDPOINTS"] = ",".join(self.endpoints)
             ours["NIGHTSHIFT_ENDPOINT_KEY"] = self.secrets["endpoint"]["key"]
+            ours |= self.signing
         return {"AIRFLOW_HOME": str(checkout / ".nightshift" / "airflow")} | options | home | ours
 
     def _s3(self, identity: str) -> dict[str, str]:

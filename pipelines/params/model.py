@@ -38,6 +38,8 @@ class Deploy(Section):
     """How many times as long as the champion its golden requests may take."""
     canary: Canary | None = None
     """None: it serves at once."""
+    signed: Literal["required"] | None = None
+    """Required: a worker without a signing key orders nothing; see docs/signing.md."""
 
 
 class Model(Section):

@@ -1,6 +1,10 @@
 """Deploy: what the decision says, and never on the receipt's word alone. (The endpoint's part: tests of releases.)"""
 
+import contextlib
+import http.server
 import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +13,13 @@ import pytest
 
 from nightshift.engine.key import listing, md5
 from nightshift.releases import manifest as manifests
+from nightshift.releases.errors import StoreDenied, StoreUnavailable
+from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
+from nightshift.releases.signing import SigningKey, Trust, sign
 from nightshift.releases.store import open_store
 from tests.engine.conftest import World, make
+from tests.releases.make import make_release
 
 HERE = ("--dag", "train_m", "--run", "r")
 
@@ -71,6 +79,7 @@ def finished(
         journal = world.journal(*HERE[1::2])
         deploy = {"on_not_passed": gate.pop("on_not_passed", "skip"), "timeout_seconds": 0.1}
         deploy["policy"] = gate.pop("policy", "automatic")
+        deploy["signed"] = gate.pop("signed", None)
         params = {"models": {"m": {"deploy": deploy, "gate": gate}}}
         base = {"dag": "train_m", "run": "r", "commit": "c" * 40, "remote": f"{world.work}/dvc", "params": params}
         conf = {"rerun": False, "reason": None, "until": None, "deploy": asked}
@@ -140,6 +149,68 @@ def test_without_endpoints_the_setting_is_named(world: World, tmp_path: Path) ->
     ran = world.try_engine("deploy", "m", *HERE)
     assert ran.status == 1
     assert "NIGHTSHIFT_ENDPOINTS is not set" in ran.output
+
+
+@contextlib.contextmanager
+def alive() -> Iterator[str]:
+    """Something that is alive and no endpoint: an order is put, and refused at its deadline."""
+
+    class Alive(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Alive) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_where_a_signature_is_required_a_worker_without_a_key_orders_nothing_and_one_with_it_signs(
+    world: World, tmp_path: Path
+) -> None:
+    digest = finished(world, tmp_path, "pass", signed="required")
+    ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS="http://127.0.0.1:1")
+    assert (ran.status, ran.outcome, ran.receipt["order"]) == (1, "refused", None)
+    assert "m's releases must be signed (deploy.signed)" in ran.receipt["message"]
+    key = SigningKey.new()
+    with alive() as url:
+        ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS=url, NIGHTSHIFT_SIGNING_KEY=key.secret)
+    assert ran.receipt["order"] == 1
+    assert key.secret not in ran.output
+    with world.settings_of():
+        store = open_store(world.environment["NIGHTSHIFT_REGISTRY"])
+        found = Registry(store).signatures("m", digest)
+        manifest = Registry(store).manifest_bytes("m", digest)
+        order = Ledger(store).newest("m")
+    assert Trust(str(key.public)).voucher(found, "m", digest, manifest) == key.public
+    assert order.evidence["signed_by"] == key.public.id
+
+
+def test_a_workers_identity_cannot_put_a_signature_nor_take_one_away(world: World, s3: Any, monkeypatch) -> None:
+    folder, key = world.root.parent / "toy", SigningKey.new()
+    digest = make_release(folder)
+
+    def registry(identity: str) -> Registry:
+        for name, value in s3.environment(identity).items():
+            monkeypatch.setenv(name, value)
+        return Registry(open_store(f"s3://{s3.registry}/signed-test"))
+
+    registry("deployer").publish(folder)
+    with pytest.raises(StoreDenied):
+        sign(registry("worker"), "toy", digest, key)
+    assert sign(registry("deployer"), "toy", digest, key)
+    worker = registry("worker")
+    (name,) = (name for name in worker.store.list(f"releases/toy/{digest}/") if name.endswith(".sig"))
+    with pytest.raises(StoreUnavailable, match="AccessDenied"):
+        worker.store.delete(name)
+    with pytest.raises(StoreDenied):
+        worker.store.put(name, b"")
+    assert set(worker.signatures("toy", digest)) == {key.public.id}
 
 
 def test_the_deployers_identity_writes_the_registry_and_a_workers_does_not(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ import pytest
 from nightshift.releases.errors import ReleaseUnknown
 from nightshift.releases.ledger import Outcome, now
 from nightshift.releases.promotion import Result, promote
+from nightshift.releases.signing import SigningKey
 from tests.serving.world import KEY, Endpoint, World, free_port, wait_for
 
 
@@ -68,6 +70,48 @@ def _as_whoever_deploys(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def case(running: tuple[World, Endpoint]) -> Case:
     return Case(*running)
+
+
+def signers(case: Case, digest: str) -> set[str]:
+    return set(case.world.registry.signatures(case.model, digest))
+
+
+def test_what_is_ordered_is_signed_first_and_what_a_rule_stops_is_not(case: Case) -> None:
+    key, first, second = SigningKey.new(), case.publish(0), case.publish(1)
+    assert case.promote(first, key=key).state == "proven"
+    ((order, _),) = case.world.ledger.history(case.model)
+    assert order.evidence["signed_by"] == key.public.id
+    assert signers(case, first) == {key.public.id}
+    assert case.promote(second, fence=None, key=key).state == "fenced"
+    assert signers(case, second) == set()
+    assert case.promote(second, what="promote").state == "proven"  # without a key
+    assert "signed_by" not in case.world.ledger.newest(case.model).evidence
+    again = SigningKey.new()
+    assert case.promote(second, what="promote", key=again).state == "proven"
+    assert signers(case, second) == {again.public.id}
+
+
+def test_an_endpoint_that_does_not_trust_the_signature_refuses_and_the_next_night_may_order_it_signed(
+    tmp_path: Path,
+) -> None:
+    world, key = World(tmp_path), SigningKey.new()
+    (tmp_path / "trusted_keys").write_text(f"{key.public}\n")
+    endpoint = world.endpoint(options=["--trust", str(tmp_path / "trusted_keys")]).start()
+    try:
+        endpoint.wait_alive()
+        case = Case(world, endpoint)
+        first, second = case.publish(0), case.publish(1)
+        assert case.promote(first, key=key).state == "proven"
+        for signing_key in (None, SigningKey.new()):
+            result = case.promote(second, fence=first, key=signing_key)
+            assert (result.state, result.exit_code) == ("refused", 1)
+            assert "it has no signature of a trusted key" in result.reason
+            assert case.serving() == first
+        assert [outcome.fault for _, outcome in world.ledger.history(case.model)] == [None, "endpoint", "endpoint"]
+        assert case.promote(second, fence=first, key=key).state == "proven"
+    finally:
+        endpoint.stop()
+        endpoint.client.close()
 
 
 def test_a_nights_first_deploy_is_proven_and_serves(case: Case) -> None:

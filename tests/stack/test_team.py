@@ -29,6 +29,8 @@ def made() -> Team:
         endpoints=("http://endpoint-1:8000", "http://endpoint-2:8000"),
         hosts=("endpoint-1", "ml.example.org"),
         notify_url="mailto://127.0.0.1/?to=team@example.org",
+        signing={"NIGHTSHIFT_SIGNING_KEY": "nss_what-signs"},
+        trusted={"NIGHTSHIFT_TRUSTED_KEYS": "nsp_whom-to-trust"},
     )
 
 
@@ -64,6 +66,8 @@ def test_each_secret_is_told_only_to_those_whose_work_needs_it(told, made):
     assert who_is_told(told, made.secrets["endpoint"]["metrics_key"]) == {"prometheus"}
     assert who_is_told(told, made.secrets["grafana"]) == {"grafana"}
     assert who_is_told(told, made.notify_url) == {"events-worker"}
+    assert who_is_told(told, "nss_what-signs") == {"events-worker", "init"}
+    assert who_is_told(told, "nsp_whom-to-trust") == {"endpoint"}
     assert who_is_told(told, made.secrets["airflow"]["jwt_secret"]) == airflow
     assert who_is_told(told, made.secrets["airflow"]["fernet_key"]) == airflow
     assert who_is_told(told, made.secrets["airflow"]["password"]) == {"init"}
