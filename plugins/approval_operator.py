@@ -40,7 +40,8 @@ class ApprovalOperator(EngineOperator, HITLOperator):
             return said
         self.subject, self.response_timeout = said["subject"], timedelta(hours=said["hours"])
         airflow, run = conf.get("api", "base_url").rstrip("/"), quote(context["run_id"], safe="")
-        self.body = f"{said['body']}\n\n[The whole report]({airflow}/nights/report/{self.dag_id}/{run}/{self.argument})"
+        report = f"{airflow}/nights/report/decisions/{self.dag_id}/{run}/{self.argument}"
+        self.body = f"{said['body']}\n\n[The whole report]({report})"
         if url := os.environ.get("NIGHTSHIFT_NOTIFY_URL"):
             mask_secret(url)
             answer = f"{airflow}/dags/{self.dag_id}/runs/{run}/tasks/{self.task_id}/required_actions"

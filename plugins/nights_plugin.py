@@ -12,21 +12,21 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from airflow.plugins_manager import AirflowPlugin
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-PLAIN = r"^[A-Za-z0-9][A-Za-z0-9._:+~@-]{0,249}$"  # a DAG, a run, a model; never an option, never a path
+PLAIN = r"^[A-Za-z0-9][A-Za-z0-9._:+~@-]{0,249}$"  # a DAG, a run, a model, a data set; never an option, never a path
 NAME = r"^\d{4}-\d{2}-\d{2}\.\d{1,9}$"
 FRESH_S = 5  # for so long an answer of the engine is good
 PATIENCE_S = 60
 HEADERS = {
-    # Styles in the page, links out of it, and nothing else: no script, no picture, nothing from elsewhere.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    # Styles and pictures that are in the page, links out of it, and nothing else: no script, nothing from elsewhere.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -72,13 +72,14 @@ def build() -> "FastAPI":
             return page("problem.html", 404, title=f"There is no night {name}", text="It may have been removed by age.")
         return page("night.html", night=night)
 
-    @pages.get("/report/{dag}/{run}/{model}", dependencies=logged_in)
+    @pages.get("/report/{of}/{dag}/{run}/{name}", dependencies=logged_in)
     def report(
+        of: Literal["decisions", "validations"],
         dag: Annotated[str, Part(pattern=PLAIN)],
         run: Annotated[str, Part(pattern=PLAIN)],
-        model: Annotated[str, Part(pattern=PLAIN)],
+        name: Annotated[str, Part(pattern=PLAIN)],
     ) -> HTMLResponse:
-        return HTMLResponse(engine("report", model, "--dag", dag, "--run", run), 200, HEADERS)
+        return HTMLResponse(engine("report", of, name, "--dag", dag, "--run", run), 200, HEADERS)
 
     @pages.exception_handler(Unreadable)
     def unreadable(_: Request, error: Unreadable) -> HTMLResponse:

@@ -85,7 +85,7 @@ def _dispatch(args: argparse.Namespace) -> Receipt | None:
     if args.verb == "report":
         from nightshift.engine.judged import report
 
-        sys.stdout.write(report(args.model, args.dag, args.run))
+        sys.stdout.write(report(args.of, args.name, args.dag, args.run))
         return None
     if args.verb == "deploy":
         from nightshift.engine.deploy import deploy
@@ -172,8 +172,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--attempt", type=int, default=1)
     shown = verbs.add_parser("nights", help="the newest nights, or one, as JSON")
     shown.add_argument("name", nargs="?")
-    report = verbs.add_parser("report", help="the page of a run's decision on a model, as HTML")
-    report.add_argument("model")
+    report = verbs.add_parser("report", help="the page of a run's decision on a model, or of a validation, as HTML")
+    report.add_argument("of", choices=["decisions", "validations"])
+    report.add_argument("name", help="of the model, or of the data set")
     report.add_argument("--dag", required=True)
     report.add_argument("--run", required=True)
     sent = verbs.add_parser("sent")

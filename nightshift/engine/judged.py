@@ -32,13 +32,21 @@ class Judged:
 
     def hash_of(self, path: str) -> str:
         """The hash of what a stage of this run made."""
-        if path not in self._hashes:
-            raise NightshiftError(f"this run has no {path}", "clear the task that makes it")
-        return self._hashes[path]
+        return _hash_of(self._hashes, path)
 
 
-def report(model: str, dag: str, run: str) -> str:
-    """The page of a run's decision."""
+def report(of: str, name: str, dag: str, run: str) -> str:
+    """The page of a run's decision on a model (``of`` is decisions) or of its validation of a data set (validations).
+
+    Raises:
+        NightshiftError: the run has none, or the object is not what its name says.
+    """
     journal = Journal.open(dag, run)
-    judged = Judged(journal, journal.base(), model)
-    return judged.objects.read(judged.hash_of(f"artifacts/decisions/{model}/report.html")).decode()
+    remote, hashes = journal.base()["remote"], made(journal.fragments()["stages"])
+    return Objects(remote, home() / "cache").read(_hash_of(hashes, f"artifacts/{of}/{name}/report.html")).decode()
+
+
+def _hash_of(hashes: dict[str, str], path: str) -> str:
+    if path not in hashes:
+        raise NightshiftError(f"this run has no {path}", "clear the task that makes it")
+    return hashes[path]

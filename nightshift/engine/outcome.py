@@ -32,8 +32,8 @@ def of(journal: Journal, base: Mapping[str, Any], tasks: Tasks, queues: Mapping[
 
     Returns:
         ``dag``, ``run``, ``ended``; ``asset`` (whether its asset started other DAGs); ``red`` and ``why``; ``parts``,
-        each with ``about``, ``name``, ``kind`` and, where there is something to say, ``why``, ``next``, ``serves`` and
-        ``score``.
+        each with ``about``, ``name``, ``kind`` and, where there is something to say, ``why``, ``next``, ``serves``,
+        ``score`` and ``report`` (the kind of page that the run made of it).
     """
     failed = {task: told.get("said") or {} for task, told in sorted(tasks.items()) if told["state"] == "failed"}
     recorded = tasks.get("record", {}).get("state") == "success"
@@ -58,17 +58,18 @@ def of(journal: Journal, base: Mapping[str, Any], tasks: Tasks, queues: Mapping[
 
 
 def _data_set(journal: Journal, stages: Fragments, name: str, trouble: Part) -> Part:
-    report = journal.get(f"ingest/{name}.json") or {}
-    taken = [f"{day['date']} ({day['why']}, {day['rows']:,} rows)" for day in report.get("taken", [])]
-    held = [day["date"] for day in report.get("held", [])]
-    dropped = [day["date"] for day in report.get("dropped", [])]
+    ingested = journal.get(f"ingest/{name}.json") or {}
+    taken = [f"{day['date']} ({day['why']}, {day['rows']:,} rows)" for day in ingested.get("taken", [])]
+    held = [day["date"] for day in ingested.get("held", [])]
+    dropped = [day["date"] for day in ingested.get("dropped", [])]
     kind = "taken" if taken else "unchanged" if _unchanged(stages) else "done"
     why = f"took {', '.join(taken)}" if taken else "nothing new has landed"
     if dropped:
         why += f"; took out {', '.join(dropped)}, which a person dropped"
     if held:
         why += f"; without the days that are held: {', '.join(held)}"
-    return {"about": "data set", "name": name, "kind": kind, "why": why, **trouble}
+    report = {"report": "validations"} if f"artifacts/validations/{name}/report.html" in made(stages) else {}
+    return {"about": "data set", "name": name, "kind": kind, "why": why, **report, **trouble}
 
 
 def _model(
@@ -81,6 +82,8 @@ def _model(
             "kind": DEPLOYED.get(outcome["outcome"], outcome["outcome"].replace("_", " ")),
             "why": outcome["message"],
         }
+    if f"artifacts/decisions/{name}/report.html" in made(stages):
+        part["report"] = "decisions"
     if score := _score(stages, base, name):
         part["score"] = score
     from nightshift.releases.ledger import Ledger  # a data set's run needs none of it

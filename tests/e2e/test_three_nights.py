@@ -338,7 +338,7 @@ def test_a_person_is_asked_where_the_policy_says_so_and_the_release_serves_after
     assert model["release"][:12] in asked["subject"]
     assert "| change\\_threshold |" in asked["body"]
     report = asked["body"].rpartition("(")[2].rstrip(")")
-    assert "/nights/report/train_mnist-mlp/" in report
+    assert "/nights/report/decisions/train_mnist-mlp/" in report
     airflow._send("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {"reason": "seen and good"}})
     until(lambda: airflow.state(run) in ENDED, 300)
     assert airflow.state(run) == "success"

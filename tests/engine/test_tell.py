@@ -82,6 +82,14 @@ def test_a_night_is_told_by_the_last_of_its_runs(on_s3: Store):
     assert message["wanted"] is False
 
 
+def test_the_page_that_a_run_made_is_named_in_its_outcome(store: Store):
+    made = {"outs": [{"path": "artifacts/validations/b/report.html", "md5": "0" * 32}]}
+    data_run("manual__1", "ingest_b").put("stages/validate@b.json", {"outcome": "done", "entry": made})
+    one("ingest_b", "manual__1")
+    (part,) = Night(store, "2026-01-02.1").get("outcomes/ingest_b")["parts"]
+    assert part["report"] == "validations"
+
+
 def test_of_runs_that_end_together_exactly_one_tells(on_s3: Store):
     for dag in ("ingest_a", "ingest_b"):
         data_run(SCHEDULED, dag)

@@ -28,14 +28,16 @@ import nights_plugin
 init_auth_manager()
 page = nights_plugin.build()
 client = TestClient(page)
-REPORT = "/report/train_m1/manual__1%2B00:00/m1"
-routes = [route.path.replace("{name}", "2026-01-02.1").replace("/report/{dag}/{run}/{model}", REPORT)
+REPORT = "/report/decisions/train_m1/manual__1%2B00:00/m1"
+VALIDATION = "/report/validations/ingest_a/manual__1%2B00:00/a"
+routes = [route.path.replace("/report/{of}/{dag}/{run}/{name}", REPORT).replace("{name}", "2026-01-02.1")
           for route in page.routes]
 found = {"routes": routes, "anonymous": {path: client.get(path).status_code for path in routes},
          "login": client.get("/2026-01-02.1").text}
 page.dependency_overrides[get_user] = lambda: object()
 for path in ("/", "/2026-01-02.1", "/2026-01-02.7", "/..%2Fnotes", "/2026-01-02.1x",
-             REPORT, "/report/train_m1/manual__2/m1", "/report/--help/manual__1/m1"):
+             REPORT, VALIDATION, "/report/decisions/train_m1/manual__2/m1", "/report/decisions/--help/manual__1/m1",
+             "/report/secrets/train_m1/manual__1%2B00:00/m1"):
     answer = client.get(path)
     found[path] = {"status": answer.status_code, "text": answer.text, "headers": dict(answer.headers)}
 nights_plugin.FRESH_S = 0
@@ -57,24 +59,24 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         after = {"ingest_a": [], "train_m1": ["ingest_a"]}
         night.put("runs/ingest_a", {"run": "manual__1+00:00", "after": after, "queues": {}})
     part = {"about": "data set", "name": "a", "kind": "held", "why": f"{EVIL}: too dark", "next": "replace the files"}
+    part |= {"report": "validations"}
     ended = {"dag": "ingest_a", "run": "manual__1+00:00", "ended": "2026-01-02T03:05:00+00:00"}
     told.put("outcomes/ingest_a", ended | {"asset": False, "red": True, "parts": [part]})
     message = {"subject": f"nightshift {NAME}: a held", "body": f"why {EVIL}", "kind": "held", "wanted": True}
     told.put("told", message | {"by": "ingest_a/manual__1", "at": "2026-01-02T03:05:00+00:00"})
     told.put("sent", {"how": "failed", "said": "Connection error", "heartbeat": "called"})
     remote = FolderStore(folder / "work" / "dvc")
-    outs = []
-    for path, content in (
-        ("artifacts/decisions/m1/decision.json", b'{"verdict": "pass"}'),
-        ("artifacts/decisions/m1/report.html", f"<!doctype html><p>{EVIL.replace('<', '&lt;')}".encode()),
-        ("artifacts/receipts/m1.json", b'{"digest": "abc"}'),
+    made: dict[str, list[dict[str, str]]] = {"ingest_a": [], "train_m1": []}
+    for dag, path, content in (
+        ("train_m1", "artifacts/decisions/m1/report.html", f"<!doctype html><p>{EVIL.replace('<', '&lt;')}".encode()),
+        ("ingest_a", "artifacts/validations/a/report.html", b"<!doctype html><p>too dark"),
     ):
         remote.put(f"files/md5/{md5(content)[:2]}/{md5(content)[2:]}", content)
-        outs.append({"path": path, "md5": md5(content)})
-    run = Journal(FolderStore(folder / "work"), "train_m1", "manual__1+00:00")
-    base = {"format": 1, "dag": "train_m1", "run": "manual__1+00:00", "remote": remote.url}
-    run.put("base.json", {**base, "params": {"models": {"m1": {"gate": {}}}}})
-    run.put("stages/publish.json", {"entry": {"outs": outs}})
+        made[dag].append({"path": path, "md5": md5(content)})
+    for dag, outs in made.items():
+        run = Journal(FolderStore(folder / "work"), dag, "manual__1+00:00")
+        run.put("base.json", {"format": 1, "dag": dag, "run": "manual__1+00:00", "remote": remote.url})
+        run.put("stages/last.json", {"entry": {"outs": outs}})
     env = os.environ | {
         "NIGHTSHIFT_HOME": str(folder / "home"),
         "AIRFLOW_HOME": str(folder / "airflow"),
@@ -119,13 +121,22 @@ def test_what_comes_from_data_is_text_and_no_script_may_run(answers):
 
 
 def test_the_report_of_a_decision_opens_and_may_run_nothing(answers):
-    page = answers["/report/train_m1/manual__1%2B00:00/m1"]
+    page = answers["/report/decisions/train_m1/manual__1%2B00:00/m1"]
     assert page["status"] == 200
     assert "&lt;script>" in page["text"]
     assert "default-src 'none'" in page["headers"]["content-security-policy"]
-    assert answers["/report/train_m1/manual__2/m1"]["status"] == 503
-    assert "manual__2" in answers["/report/train_m1/manual__2/m1"]["text"]
-    assert answers["/report/--help/manual__1/m1"]["status"] == 422
+    assert answers["/report/decisions/train_m1/manual__2/m1"]["status"] == 503
+    assert "manual__2" in answers["/report/decisions/train_m1/manual__2/m1"]["text"]
+    assert answers["/report/decisions/--help/manual__1/m1"]["status"] == 422
+    assert answers["/report/secrets/train_m1/manual__1%2B00:00/m1"]["status"] == 422
+
+
+def test_the_report_of_a_validation_is_a_link_away_and_may_show_its_pictures(answers):
+    link = "/report/validations/ingest_a/manual__1%2B00:00/a"
+    assert f'href="/nights{link.replace("00:00", "00%3A00")}"' in answers[f"/{NAME}"]["text"]
+    page = answers[link]
+    assert (page["status"], page["text"]) == (200, "<!doctype html><p>too dark")
+    assert "img-src data:;" in page["headers"]["content-security-policy"]
 
 
 def test_a_name_that_is_none_reaches_no_process(answers):
