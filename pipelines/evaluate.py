@@ -30,7 +30,7 @@ from nightshift.releases.errors import ReleaseError
 from pipelines.params.evaluate import Evaluate, Slices
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand, threads
-from pipelines.programs.champion import drifted, fetch, seen_days
+from pipelines.programs.champion import drifted, fetch, seen_days, seen_frozen
 from pipelines.programs.cost import cost
 
 BATCH = 500
@@ -55,6 +55,12 @@ def main(model: str) -> None:
     pinned = json.loads(Path("champions", f"{model}.json").read_text())
     opponent = pinned["digest"]
     folder = fetch(model, opponent, described) if opponent else None
+    seen = seen_frozen(folder, described["frozen"]) if folder else set()
+    fresh = {split: unseen(described["rows_per_day"][split], seen) for split in ("test", "confirm")}
+    met = judgeable(fresh, described["frozen"]["least"])
+    if not met["enough"]:
+        folder, fresh = None, {split: np.full(len(mask), True) for split, mask in fresh.items()}
+    test, confirm = only(test, fresh["test"]), only(confirm, fresh["confirm"])
     files = [made / "model.onnx", *([folder / "model.onnx"] if folder else [])]
 
     # Challenger first, champion second if there is one; the same on all rows.
@@ -62,7 +68,7 @@ def main(model: str) -> None:
     answers = [answer(test.x) for answer in programs]
     weights = answers_of_weights(task, entry["family"], described, made / "weights.safetensors", test.x)
     readable = [np.clip(np.nan_to_num(found), 0, 1) for found in answers]  # the gate fails what is not finite
-    parts = slices(test.y, labels, params.slices) | by_attribute(data / "test" / "attributes.json")
+    parts = slices(test.y, labels, params.slices) | by_attribute(data / "test" / "attributes.json", fresh["test"])
     groups = {name: mask for name, mask in parts.items() if not name.startswith("label ")}  # those have a table
     scores = [score.score(found, test.y, labels, params.bins, groups) for found in readable]
 
@@ -91,6 +97,7 @@ def main(model: str) -> None:
         },
         "perturbed": {name: score.rounded(pair[0].mean()) for name, pair in perturbed.items()},
         "opponent": opponent,
+        "met": met,
         "champion": {**_figures(scores[1]), **cost(files[1])} if folder else None,
         "paired": paired(*on_test) if folder else None,
         "same_program": bool(folder and _sha256(files[1]) == _sha256(files[0])),
@@ -106,13 +113,31 @@ def main(model: str) -> None:
             },
             "slices": [{"slice": name, **paired(*(found[mask] for found in on_test))} for name, mask in parts.items()],
             "perturbations": [{"slice": name, **paired(*pair)} for name, pair in perturbed.items()],
-            "new_days": new_days(described["val_days"], seen_days(folder), right(programs[1], val.x, val.y)),
-            "drift": drifted(folder, described["days"], profile),
+            "new_days": new_days(described["rows_per_day"]["val"], seen_days(folder), right(programs[1], val.x, val.y)),
+            "drift": drifted(folder, list(described["rows_per_day"]["train"]), profile),
         }
     table = predictions(test, labels, answers[0], answers[1] if folder else None)
     write(Path("artifacts/evaluations", model), metrics, scores, compared, table)
     against = f", champion {scores[1]['accuracy']:.4f}" if folder else ", no champion"
     print(f"evaluate {model}: accuracy {scores[0]['accuracy']:.4f} on {len(test.y)} test rows{against}", flush=True)
+
+
+def unseen(rows_per_day: dict[str, int], seen: set[str]) -> Mask:
+    """Which rows of a split, in the order of days, are of none of the days ``seen``."""
+    return np.repeat([day not in seen for day in rows_per_day], list(rows_per_day.values()))
+
+
+def judgeable(fresh: dict[str, Mask], least: int) -> dict[str, Any]:
+    """Whether ``enough`` frozen rows are left that the champion was not trained on, and how many are ``left_out``."""
+    left = [int(mask.sum()) for mask in fresh.values()]
+    out = sum(len(mask) for mask in fresh.values()) - sum(left)
+    return {"rows": sum(left), "left_out": out, "least": least, "enough": not out or min(*left, sum(left) // least) > 0}
+
+
+def only(rows: Any, which: Mask) -> Any:
+    """Some rows of a split."""
+    keys = [key for key, wanted in zip(rows.keys, which, strict=True) if wanted]
+    return rows._replace(x=rows.x[which], y=rows.y[which], keys=keys)
 
 
 def slices(y: Ints, labels: list[str], wanted: Slices) -> dict[str, Mask]:
@@ -130,12 +155,12 @@ def slices(y: Ints, labels: list[str], wanted: Slices) -> dict[str, Mask]:
     return found
 
 
-def by_attribute(file: Path) -> dict[str, Mask]:
-    """Which test rows each value of each attribute has, those with most rows first."""
+def by_attribute(file: Path, used: Mask) -> dict[str, Mask]:
+    """Which of the ``used`` test rows each value of each attribute has, those with most rows first."""
     found: dict[str, Mask] = {}
     for name, values in json.loads(file.read_text()).items() if file.exists() else ():
-        column = np.array(values)
-        ordered = [value for value, _ in Counter(sorted(values)).most_common()]
+        column = np.array(values)[used]
+        ordered = [value for value, _ in Counter(sorted(column.tolist())).most_common()]
         found |= {f"{name} {value}": column == value for value in ordered[:VALUES]}
         if ordered[VALUES:]:
             found[f"{name}, the {len(ordered) - VALUES} rarest"] = np.isin(column, ordered[VALUES:])

@@ -8,6 +8,7 @@ well with any verdict: a verdict is an output.
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ def decide(metrics: dict[str, Any], compared: dict[str, Any] | None, params: Gat
     Returns:
         ``verdict`` is pass, fail or inconclusive; ``promotes`` is what the policy makes of it.
     """
-    program = metrics["program"]
+    program, frozen = metrics["program"], _frozen(metrics["frozen"], params)
     found = [
         criteria.finite(program),
         criteria.exported(program),
         *criteria.value(metrics["test"], params.value_threshold),
+        criteria.frozen(frozen, params.stale),
+        *criteria.met(metrics["met"]),
     ]
     if compared:
         found.append(criteria.change(metrics, compared["confirm"], params.change_threshold))
@@ -68,13 +71,13 @@ def decide(metrics: dict[str, Any], compared: dict[str, Any] | None, params: Gat
         reasons += [
             criterion["reason"] for criterion in found if criterion.get("warns") and criterion["verdict"] == "pass"
         ]
-    if not compared:
+    if not metrics["opponent"]:
         reasons.append("There is no champion: the absolute bounds decide alone.")
     if verdict == "inconclusive":
         then = "the champion is kept" if params.inconclusive == "keep" else "the challenger is promoted"
         reasons.append(f"The policy for inconclusive is {params.inconclusive}: {then}.")
-    frozen = _frozen(metrics["frozen"], params.fresh_rows_after)
-    if frozen["due"]:
+    if frozen["due"] or frozen["stale"]:
+        reasons = [reason for reason in reasons if reason != frozen["sentence"]]
         reasons.append(frozen["sentence"])
     return {
         "verdict": verdict,
@@ -124,16 +127,35 @@ def power(metrics: dict[str, Any], confirm: int, threshold: ChangeThreshold) -> 
     }
 
 
-def _frozen(frozen: dict[str, Any], after: int) -> dict[str, Any]:
-    """How worn the frozen rows are, and when fresh ones are due."""
-    due = frozen["looks"] >= after
+def _frozen(frozen: dict[str, Any], params: Gate) -> dict[str, Any]:
+    """How worn and how old the frozen rows are, and when fresh ones are due."""
+    after, limit, moving = params.fresh_rows_after, params.stale_after_days, frozen["split"] == "time"
+    newest, trained = frozen["newest"], frozen["trained_until"]
+    age = max(0, (date.fromisoformat(trained) - date.fromisoformat(newest)).days)
+    due, stale = frozen["looks"] >= after, limit is not None and age > limit
+    cure = "`nightshift renew`" if not moving else "the days to come bring them"
     said = (
-        f"Look {frozen['looks']} at these frozen rows, {frozen['promotions']} promotions by them; fresh rows are "
-        + (f"due since look {after}: `nightshift renew`" if due else f"due at look {after}")
+        f"Look {frozen['looks']} at "
+        + (f"rows of {frozen['edition']} to {newest}" if moving else "these frozen rows")
+        + f", {frozen['promotions']} promotions by them; fresh rows are "
+        + (f"due since look {after}: {cure}" if due else f"due at look {after}")
         + (f"; {frozen['waiting']} fresh rows wait until there are {frozen['least']}" if frozen["waiting"] else "")
         + "."
     )
-    return {**frozen, "fresh_rows_after": after, "due": due, "sentence": said}
+    if stale:
+        said = (
+            f"The newest frozen row is of {newest}, {age} days before the newest training day, {trained}; at most "
+            f"{limit} are allowed: {cure}. {said}"
+        )
+    return {
+        **frozen,
+        "fresh_rows_after": after,
+        "stale_after_days": limit,
+        "age_days": age,
+        "due": due,
+        "stale": stale,
+        "sentence": said,
+    }
 
 
 if __name__ == "__main__":

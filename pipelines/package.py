@@ -51,7 +51,7 @@ def main(model: str) -> None:
         shutil.copyfile(path, folder / path.name)
     validated = json.loads(Path("artifacts/validations", entry["dataset"], "profile.json").read_text())
     # Against this the next challengers' data are held, and what the model is asked once it serves.
-    profile = {"format": 1, "distributions": drift.total(validated, dataset["days"])}
+    profile = {"format": 1, "distributions": drift.total(validated, list(dataset["rows_per_day"]["train"]))}
     (folder / "profile.json").write_text(json.dumps(profile, sort_keys=True, ensure_ascii=False) + "\n")
     images = records.load(data / "test").x[:GOLDEN_CASES]
     answers = served.program(made / "model.onnx")(images)
@@ -74,7 +74,7 @@ def main(model: str) -> None:
                 "md5": _md5(data / "dataset.json"),
                 "source": card.data,
                 "licence": card.licence,
-                "edition": dataset["frozen"]["edition"],
+                **{name: dataset["frozen"][name] for name in ("edition", "split", "share", "trained_until")},
                 **{name: dataset[name] for name in ("days", "partitions", "splits")},
             },
             "opponent": decision["opponent"],
@@ -108,7 +108,7 @@ def model_card(
 ) -> str:
     """What a person should know before using the model, from the run's own figures."""
     rows = {name: split["rows"] for name, split in dataset["splits"].items()}
-    days = dataset["days"]
+    days = list(dataset["rows_per_day"]["train"])
     perturbed = "".join(f"; accuracy under {name} {value:.2%}" for name, value in metrics["perturbed"].items())
     return f"""# {model}
 

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import date, timedelta
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -27,7 +28,16 @@ from pipelines.params.prepare import Prepare
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand
 
-SPLITS = ("train", "val", "test", "confirm", "publish")
+FROZEN = ("test", "confirm", "publish")
+SPLITS = ("train", "val", *FROZEN)
+
+NO_ROWS = {
+    "official": "With `split: official` the source marks its test rows (column split, or a folder test/); land some "
+    "and ingest again",
+    "hash": "With `split: hash` keys share out the rows: land more and ingest again",
+    "time": "With `split: time` the newest frozen.days days judge and the days before them are trained on: land a day "
+    "of each and ingest again",
+}
 
 Place = tuple[int, int, int, str]
 """Partition, row in it, class, key."""
@@ -75,10 +85,8 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
     rows = found.rows
     for split in SPLITS:
         if not rows[split]:
-            raise PrepareError(
-                f"{dataset}: the snapshot has no {split} rows. With `split: official` the source marks its test rows "
-                "(column split, or a folder test/); land some and ingest again"
-            )
+            raise PrepareError(f"{dataset}: the snapshot has no {split} rows. {NO_ROWS[params.split]}")
+    per_day = {split: _per_day(places, partitions) for split, places in rows.items()}
     target = root / "artifacts" / "datasets" / dataset
     part = target.with_name(f".{dataset}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -90,20 +98,24 @@ def prepare(dataset: str, root: Path = Path()) -> dict[str, Any]:
         described = {
             "labels": records.labels,
             **reader.described(records),
-            "days": [path.stem.removeprefix("date=") for path in partitions],
-            "partitions": {path.stem.removeprefix("date="): _md5(path) for path in partitions},
+            "days": [_day(path) for path in partitions],
+            "partitions": {_day(path): _md5(path) for path in partitions},
             "dropped": found.duplicates,
             "frozen": {
+                "split": params.split,
+                "share": params.frozen.share,
                 "edition": found.edition,
                 "waiting": found.waiting,
                 "retired": found.retired,
                 "least": params.frozen.least,
+                "newest": max(day for split in FROZEN for day in per_day[split]),
+                "trained_until": max(day for split in ("train", "val") for day in per_day[split]),
             },
             "splits": {
                 split: {"rows": len(rows[split]), "sha256": _sha256(part / split, reader.FEATURES)} for split in SPLITS
             },
-            # Rows are in the order of days, so these counts say which day each row of val is of.
-            "val_days": _per_day(rows["val"], partitions),
+            # Rows are in the order of days, so these counts say which day each row is of.
+            "rows_per_day": per_day,
         }
         (part / "dataset.json").write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(target, ignore_errors=True)
@@ -135,9 +147,12 @@ def assign(partitions: list[Path], labels: list[str], params: Prepare) -> Split:
             if as_test or key not in place_of:
                 place_of[key] = (p, row, classes[label], key)
     frozen = params.frozen
+    starts = ["start", *(renewal.from_ for renewal in frozen.renewed)]
     if frozen.share is not None:
         marked = {key for key in place_of if _part("frozen", key) < frozen.share}
-    starts = ["start", *(renewal.from_ for renewal in frozen.renewed)]
+    if frozen.days is not None and partitions:
+        starts = [(date.fromisoformat(_day(partitions[-1])) - timedelta(days=frozen.days - 1)).isoformat()]
+        marked = {key for key, place in place_of.items() if _day(partitions[place[0]]) >= starts[0]}
     editions: dict[str, list[Place]] = {start: [] for start in starts}
     rows: dict[str, list[Place]] = {split: [] for split in SPLITS}
     open_: list[Place] = []
@@ -161,7 +176,7 @@ def assign(partitions: list[Path], labels: list[str], params: Prepare) -> Split:
 
 
 def _per_day(places: list[Place], partitions: list[Path]) -> dict[str, int]:
-    counts = Counter(partitions[place[0]].stem.removeprefix("date=") for place in places)
+    counts = Counter(_day(partitions[place[0]]) for place in places)
     return dict(sorted(counts.items()))
 
 
@@ -172,8 +187,11 @@ def _part(purpose: str, key: str) -> float:
 
 def _edition(partition: Path, starts: list[str]) -> str:
     """The edition of a partition's frozen rows: the last that had begun on its day."""
-    day = partition.stem.removeprefix("date=")
-    return next((start for start in reversed(starts[1:]) if start <= day), starts[0])
+    return next((start for start in reversed(starts[1:]) if start <= _day(partition)), starts[0])
+
+
+def _day(partition: Path) -> str:
+    return partition.stem.removeprefix("date=")
 
 
 def _write(folder: Path, rows: dict[str, list[Place]], partitions: list[Path], reader: Any, records: Any) -> None:

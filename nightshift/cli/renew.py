@@ -70,6 +70,12 @@ def _frozen(path: Path, dataset: str) -> dict[str, Any]:
     if dataset not in entries:
         raise NightshiftError(f"{path} has no data set {dataset!r}", f"one of {', '.join(entries)}", exit_code=2)
     try:
+        if entries[dataset]["prepare"].get("split") == "time":
+            raise NightshiftError(
+                f"{dataset}: its frozen rows are those of the newest days, which come anew by themselves",
+                "wait for days, or change prepare.split (docs/gate.md)",
+                exit_code=3,
+            )
         frozen: dict[str, Any] = entries[dataset]["prepare"]["frozen"]
         frozen["renewed"], frozen["least"]
     except (KeyError, TypeError):

@@ -52,7 +52,7 @@ def meet(model: str, before: dict[str, Any], hashes: Mapping[str, str], objects:
     store = open_store(setting("NIGHTSHIFT_REGISTRY"))
     live = Ledger(store).live(model)
     built_from = Registry(store).manifest(model, live.digest).lineage.get("train_outputs", {}) if live else {}
-    return decide(before, live, built_from, model, hashes, _edition(hashes, objects))
+    return decide(before, live, built_from, model, hashes, _frozen(hashes, objects))
 
 
 def decide(
@@ -61,7 +61,7 @@ def decide(
     built_from: dict[str, str],
     model: str,
     hashes: Mapping[str, str],
-    edition: str | None = None,
+    frozen: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """The champion file that this run wants, and why.
 
@@ -70,8 +70,9 @@ def decide(
         live: the newest proven order of this model.
         built_from: path to md5 of the training outputs that the live release was built from (its lineage).
         hashes: path to md5 of what evaluate reads in this run.
-        edition: which frozen rows judge. While it stays, more rows may join them and looks are counted on; None (a
-            project that names none): other test rows are fresh ones.
+        frozen: what the data set says of its frozen rows. While their ``edition`` stays, more rows may join them and
+            looks are counted on. A window of days (``split`` is time) moves on: the looks that count are those at a
+            window that shared a day with it. Without an edition (a project that names none) other test rows are fresh.
     """
     program = hashes.get(f"artifacts/models/{model}/model.onnx")
     tests = [
@@ -85,25 +86,41 @@ def decide(
         return before, f"the challenger is what serves ({name}): nothing to judge again"
     if before["judged"] == program and digest == before["digest"]:
         return before, f"this challenger was judged against {name} before"
-    fresh = before["test"] != test if edition is None else before.get("edition") != edition
     promoted = live is not None and live.digest != before["digest"] and live.what != "rollback"
+    now = {name: value for name, value in before.items() if name != "looked"}
     return {
-        **before,
+        **now,
         "digest": digest,
         "test": test,
-        **({"edition": edition} if edition is not None else {}),
-        "looks": (0 if fresh else before["looks"]) + 1,
-        "promotions": 0 if fresh else before["promotions"] + promoted,
+        **_counts(before, test, frozen or {}, promoted),
         "judged": program,
     }, f"the challenger meets {name}"
 
 
-def _edition(hashes: Mapping[str, str], objects: Objects) -> str | None:
-    """What ``dataset.json`` says of the frozen rows; None where there is no such file, or it says nothing."""
+def _counts(before: dict[str, Any], test: str | None, frozen: Mapping[str, Any], promoted: bool) -> dict[str, Any]:
+    """How often these frozen rows were looked at, this time included, and led to a promotion."""
+    edition = frozen.get("edition")
+    if frozen.get("split") == "time":
+        looked = [dict(look) for look in before.get("looked", [])]
+        if looked:
+            looked[-1]["promoted"] = promoted
+        looked = [look for look in looked if look["newest"] >= edition]
+        looked.append({"newest": frozen["newest"], "promoted": False})
+        promotions = sum(look["promoted"] for look in looked)
+        return {"edition": edition, "looks": len(looked), "promotions": promotions, "looked": looked}
+    fresh = before["test"] != test if edition is None else before.get("edition") != edition
+    return {
+        **({"edition": edition} if edition is not None else {}),
+        "looks": (0 if fresh else before["looks"]) + 1,
+        "promotions": 0 if fresh else before["promotions"] + promoted,
+    }
+
+
+def _frozen(hashes: Mapping[str, str], objects: Objects) -> dict[str, Any]:
+    """What ``dataset.json`` says of the frozen rows; nothing where there is no such file."""
     described = next((digest for path, digest in hashes.items() if path.endswith("/dataset.json") and digest), None)
-    frozen = objects.read_json(described).get("frozen", {}) if described else {}
-    edition: str | None = frozen.get("edition")
-    return edition
+    frozen: dict[str, Any] = objects.read_json(described).get("frozen", {}) if described else {}
+    return frozen
 
 
 def _hashes(base: dict[str, Any], fragments: dict[str, dict[str, dict[str, Any]]], path: str) -> dict[str, str]:

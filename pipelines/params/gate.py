@@ -77,5 +77,9 @@ class Gate(Section):
     cost: Cost
     fresh_rows_after: Annotated[int, Field(ge=1)]
     """Looks at the same frozen rows after which fresh ones are due."""
+    stale_after_days: Annotated[int, Field(ge=0)] | None = None
+    """How many days the newest frozen row may lie before the newest training day; null: any."""
+    stale: Literal["warn", "stop"] = "warn"
+    """What frozen rows that are due or too old lead to: the decision says so, or no challenger passes."""
     inconclusive: Literal["keep", "promote"]
     """What an inconclusive verdict leads to: the champion is kept, or the challenger is promoted."""

@@ -26,10 +26,13 @@ class Frozen(Section):
 
     share: Share | None = None
     """With ``split: hash``: the share of all rows that is frozen."""
+    days: Annotated[int, Field(ge=1)] | None = None
+    """With ``split: time``: how many days, by the calendar, the window has that ends with the newest."""
     confirm: Share
     publish: Share
     least: Annotated[int, Field(ge=1)]
-    """Renewed rows judge once there are this many; until then the ones before go on."""
+    """Renewed rows judge once there are this many; until then the ones before go on. Also how many rows must be left
+    to compare a champion that was trained on some of them."""
     renewed: list[Renewal]
 
     @model_validator(mode="after")
@@ -43,16 +46,25 @@ class Frozen(Section):
 
 
 class Prepare(Section):
-    """``official``: the source marks the rows to freeze. ``hash``: a row's key decides, for ever."""
+    """Which rows are frozen.
 
-    split: Literal["official", "hash"]
+    ``official``: those that the source marks. ``hash``: a row's key decides, for ever. ``time``: those of the newest
+    days, which move on with every day that comes.
+    """
+
+    split: Literal["official", "hash", "time"]
     val: Share
     """Share of the training rows, chosen by their keys: a row that is in ``val`` once is there for ever."""
     frozen: Frozen
 
     @model_validator(mode="after")
-    def _share_fits_split(self) -> Self:
-        if (self.frozen.share is None) == (self.split == "hash"):
-            needs = "needs frozen.share" if self.split == "hash" else "takes no frozen.share: the source marks its rows"
-            raise ValueError(f"split: {self.split} {needs}")
+    def _frozen_fits_split(self) -> Self:
+        for key, split in (("share", "hash"), ("days", "time")):
+            given = getattr(self.frozen, key) is not None
+            if given != (self.split == split):
+                raise ValueError(f"split: {self.split} {'takes no' if given else 'needs'} frozen.{key}")
+        if self.split == "time" and self.frozen.renewed:
+            raise ValueError(
+                "split: time takes no frozen.renewed: its rows are fresh ones when the window has moved on"
+            )
         return self

@@ -38,8 +38,26 @@ def fetch(model: str, digest: str, described: dict[str, Any]) -> Path:
 
 
 def seen_days(folder: Path) -> set[str]:
-    """The days of the snapshot that a release was made of."""
-    return set(manifests.load((folder / manifests.NAME).read_bytes()).lineage.get("dataset", {}).get("days", []))
+    """The days that a release was trained on: those of its snapshot up to its cut-off."""
+    dataset = _dataset(folder)
+    until = dataset.get("trained_until", "9999-12-31")
+    return {day for day in dataset.get("days", []) if day <= until}
+
+
+def seen_frozen(folder: Path, frozen: dict[str, Any]) -> set[str]:
+    """The days whose frozen rows a release may have been trained on; ``frozen`` is that of today's ``dataset.json``.
+
+    A source's marks hold for ever, and so do keys, as long as their share does not grow and no edition comes back that
+    was given up. Everything else goes by the day.
+    """
+    then = _dataset(folder)
+    if then.get("split", frozen["split"]) == frozen["split"] == "official":
+        return set()
+    if then.get("split") == frozen["split"] == "hash":
+        begun, begins = (str(edition).replace("start", "") for edition in (then["edition"], frozen["edition"]))
+        if frozen["share"] <= then["share"] and begun <= begins:
+            return set()
+    return seen_days(folder)
 
 
 def drifted(folder: Path, days: list[str], profile: dict[str, Any]) -> dict[str, Any] | None:
@@ -67,3 +85,8 @@ def drifted(folder: Path, days: list[str], profile: dict[str, Any]) -> dict[str,
         if day not in seen
     ]
     return {"all": drift.compared(drift.total(profile, days), champion), "days": new}
+
+
+def _dataset(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = manifests.load((folder / manifests.NAME).read_bytes()).lineage.get("dataset", {})
+    return found

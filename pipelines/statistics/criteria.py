@@ -42,6 +42,26 @@ def value(test: dict[str, Any], params: ValueThreshold) -> list[dict[str, Any]]:
     return criteria
 
 
+def met(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Asked only when some frozen rows are left out of the comparison, because the champion was trained on them."""
+    if not found["left_out"]:
+        return []
+    verdict = "pass" if found["enough"] else "inconclusive"
+    said = (
+        f"The champion may have been trained on {found['left_out']} of the frozen test and confirm rows, by its "
+        f"lineage: {found['rows']} are left"
+        + (" and judge." if found["enough"] else f", fewer than frozen.least ({found['least']}): nothing is compared.")
+    )
+    return [_criterion("unseen_rows", verdict, said, value=found["rows"], bound=found["least"])]
+
+
+def frozen(rows: dict[str, Any], then: str) -> dict[str, Any]:
+    """Whether the frozen rows may still judge; ``rows`` is what the decision says of them, ``then`` is warn or stop."""
+    verdict = "fail" if then == "stop" and (rows["due"] or rows["stale"]) else "pass"
+    numbers = {"value": rows["age_days"], "bound": rows["stale_after_days"], "looks": rows["looks"]}
+    return _criterion("frozen_rows", verdict, rows["sentence"], **numbers)
+
+
 def change(metrics: dict[str, Any], confirm: dict[str, Any], threshold: ChangeThreshold) -> dict[str, Any]:
     """Two looks: at the test rows, and only if that passes at test and confirm rows together."""
     test = metrics["paired"]

@@ -60,6 +60,16 @@ def test_again_adds_to_the_list(root: Path) -> None:
     assert [one["from"] for one in renewed(root)] == ["2026-01-03", "2026-03-01"]
 
 
+def test_a_window_of_days_is_not_renewed(root: Path) -> None:
+    file = root / "params.yaml"
+    file.write_text(file.read_text().replace("split: official ", "split: time "))
+    before = file.read_text()
+    with pytest.raises(NightshiftError, match="come anew by themselves") as refused:
+        renew("cifar10", "--reason", "worn")
+    assert refused.value.exit_code == 3
+    assert file.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [

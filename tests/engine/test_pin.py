@@ -67,10 +67,29 @@ def test_other_test_rows_start_the_counts_again() -> None:
 
 def test_rows_that_join_the_frozen_ones_do_not_start_the_counts_again_and_fresh_ones_do() -> None:
     before = {"digest": FIRST, "test": "t1", "edition": "start", "looks": 7, "promotions": 3, "judged": "p2"}
-    more, _ = decide(before, live(FIRST), built("p1"), "m", hashes("p3", "t2"), "start")
+    more, _ = decide(before, live(FIRST), built("p1"), "m", hashes("p3", "t2"), {"edition": "start"})
     assert (more["test"], more["looks"], more["promotions"]) == ("t2", 8, 3)
-    fresh, _ = decide(more, live(FIRST), built("p1"), "m", hashes("p4", "t3"), "2026-02-01")
+    fresh, _ = decide(more, live(FIRST), built("p1"), "m", hashes("p4", "t3"), {"edition": "2026-02-01"})
     assert (fresh["edition"], fresh["looks"], fresh["promotions"]) == ("2026-02-01", 1, 0)
+
+
+def test_looks_at_a_window_that_moves_are_those_that_shared_a_day_with_it() -> None:
+    def window(first: int, newest: int) -> dict[str, str]:
+        return {"split": "time", "edition": f"2026-01-{first:02}", "newest": f"2026-01-{newest:02}"}
+
+    file = {**NEW, "test": "t0", "edition": "start", "looks": 7, "promotions": 3}  # its rows were others
+    counts = []
+    serves = FIRST
+    for night, (first, newest) in enumerate([(1, 3), (2, 4), (3, 5), (3, 5), (4, 6), (7, 9)]):
+        file, _ = decide(file, live(serves), built("p"), "m", hashes(f"p{night}", f"t{night}"), window(first, newest))
+        counts.append((file["looks"], file["promotions"]))
+        if night == 1:  # the second night's challenger passed
+            serves = SECOND
+    #                 of 3,4  of 3,4,5        of 4,5,5,6: 3 is gone  of 9 alone
+    assert counts == [(1, 0), (2, 0), (3, 1), (4, 1), (4, 1), (1, 0)]
+    assert (file["edition"], file["looked"]) == ("2026-01-07", [{"newest": "2026-01-09", "promoted": False}])
+    fixed, _ = decide(file, live(serves), built("p"), "m", hashes("p9", "t9"), {"split": "hash", "edition": "start"})
+    assert (fixed["looks"], fixed.get("looked")) == (1, None)
 
 
 def test_fields_of_a_newer_version_are_kept() -> None:

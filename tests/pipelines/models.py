@@ -51,11 +51,12 @@ def checkout(root: Path, *, labels: Sequence[str] = LABELS, **train: Any) -> Pat
         "confirm": rows(data / "confirm", 50, 4),
         "publish": rows(data / "publish", 40, 5),
     }
-    frozen = {"edition": "start", "waiting": 0, "retired": 0, "least": 1000}
     days = ["2026-01-01", "2026-01-02"]
+    frozen = {"split": "official", "share": None, "edition": "start", "waiting": 0, "retired": 0, "least": 1000}
+    frozen |= {"newest": days[1], "trained_until": days[1]}
     described = {"labels": list(labels), "shape": SHAPE, "days": days, "frozen": frozen, "splits": splits}
     described["partitions"] = {day: hashlib.md5(day.encode()).hexdigest() for day in days}
-    described["val_days"] = {"2026-01-01": 20, "2026-01-02": 10}
+    described["rows_per_day"] = {name: {days[0]: split["rows"] - 10, days[1]: 10} for name, split in splits.items()}
     (data / "dataset.json").write_text(json.dumps(described))
     profile(root, {day: [20, 20, 20] for day in days}, labels)
     champion(root, None)

@@ -15,7 +15,7 @@ from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import ReleaseCorrupt, ReleaseError, ReleaseUnknown
 from pipelines import evaluate, gate, package, publish
 from pipelines.params.section import ParamsError
-from pipelines.programs.champion import drifted
+from pipelines.programs.champion import drifted, seen_frozen
 from pipelines.statistics.drift import divergence, stability_index
 from pipelines.tasks.image_classification.score import score, wilson
 from tests.pipelines.models import LABELS, MODEL, champion, checkout, make_model, profile
@@ -168,6 +168,7 @@ def test_new_days_are_held_against_what_the_champion_was_trained_on(root: Path, 
     file = root / "artifacts/datasets/cifar10/dataset.json"
     described = json.loads(file.read_text())
     described["days"].append("2026-01-03")
+    described["rows_per_day"]["train"]["2026-01-03"] = 600
     file.write_text(json.dumps(described))
     profile(root, {"2026-01-01": [20, 20, 20], "2026-01-02": [20, 20, 20], "2026-01-03": [400, 200, 0]})
     judged(root)
@@ -189,6 +190,84 @@ def test_the_champion_that_is_the_challenger_is_recognised(root: Path, made: Pat
     found = judged(root)
     assert found["same_program"]
     assert found["paired"]["b"] == found["paired"]["c"] == 0
+
+
+def edit_dataset(root: Path, **changes: Any) -> None:
+    file = root / "artifacts/datasets/cifar10/dataset.json"
+    described = json.loads(file.read_text())
+    for name, change in changes.items():
+        described[name] |= change
+    file.write_text(json.dumps(described))
+
+
+def test_of_rows_that_the_champion_was_trained_on_only_those_of_later_days_judge(root: Path, made: Path) -> None:
+    """The champion knew all days; then the newest were frozen: of test and confirm 50 and 40 rows are of its days."""
+    digest = served(root, made, 1)
+    window = {"split": "time", "edition": "2026-01-02", "newest": "2026-01-03", "trained_until": "2026-01-01"}
+    days = {"rows_per_day": {name: {"2026-01-02": rows - 10, "2026-01-03": 10}
+                             for name, rows in (("test", 60), ("confirm", 50), ("val", 30))}}  # fmt: skip
+    edit_dataset(root, frozen=window | {"least": 20}, **days)
+    file = root / "artifacts/datasets/cifar10/test/attributes.json"
+    file.write_text(json.dumps({"site": ["bern"] * 50 + ["oslo"] * 10}))
+    found = judged(root)
+    assert found["met"] == {"rows": 20, "left_out": 90, "least": 20, "enough": True}
+    assert (found["opponent"], found["test"]["rows"], sum(found["paired"].values())) == (digest, 10, 10)
+    keys = (root / "artifacts/datasets/cifar10/test/keys.txt").read_text().split()
+    table = pq.read_table(root / f"artifacts/evaluations/{MODEL}/details/predictions.parquet")
+    assert table["key"].to_pylist() == keys[50:]
+    compared = json.loads((root / f"artifacts/evaluations/{MODEL}/details/compared.json").read_text())
+    assert compared["confirm"]["rows"] == sum(compared["confirm"]["paired"].values()) == 10
+    assert [part["slice"] for part in compared["slices"] if part["slice"].startswith("site")] == ["site oslo"]
+
+    edit_dataset(root, frozen={"least": 21})
+    found = judged(root)
+    assert (found["met"]["enough"], found["opponent"], found["paired"], found["champion"]) == (
+        False,
+        digest,
+        None,
+        None,
+    )
+    assert found["test"]["rows"] == 60, "the challenger's own figures are still those of all rows"
+    gate.main(MODEL)
+    decision = json.loads((root / f"artifacts/decisions/{MODEL}/decision.json").read_text())
+    said = {one["name"]: one["reason"] for one in decision["criteria"]}
+    assert "90 of the frozen test and confirm rows" in said["unseen_rows"]
+    assert "change_threshold" not in said
+    assert not any("There is no champion" in reason for reason in decision["reasons"])
+
+
+def by(split: str, edition: str = "start", **more: Any) -> dict[str, Any]:
+    return {"split": split, "edition": edition, **more}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "days"),
+    [
+        (by("official"), by("official", "2026-01-02"), ""),
+        ({}, by("official"), ""),
+        (by("hash", share=0.2), by("hash", share=0.2), ""),
+        (by("hash", share=0.2), by("hash", share=0.1), ""),
+        (by("hash", share=0.2), by("hash", share=0.3), "123"),
+        (by("hash", share=0.2), by("hash", "2026-01-02", share=0.2), ""),
+        (by("hash", "2026-01-02", share=0.2), by("hash", share=0.2), "123"),
+        (by("official"), by("hash", share=0.2), "123"),
+        (by("hash", share=0.2), by("official"), "123"),
+        (by("official"), by("time", "2026-01-03"), "123"),
+        (by("time", "2026-01-03", trained_until="2026-01-02"), by("time", "2026-01-03"), "12"),
+        ({}, by("time", "2026-01-03"), "123"),
+    ],
+)
+def test_which_days_frozen_rows_a_champion_may_have_been_trained_on(
+    tmp_path: Path, then: dict[str, Any], now: dict[str, Any], days: str
+) -> None:
+    for name in ("model.onnx", manifests.GOLDEN):
+        (tmp_path / name).write_text("{}")
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1]}
+    lineage = {"dataset": {"days": ["2026-01-01", "2026-01-02", "2026-01-03"], **then}}
+    manifest = manifests.build(tmp_path, model="m", task="t", signature={"inputs": [tensor], "outputs": [tensor]},
+                               input={"kind": "tensor"}, lineage=lineage, verdict="pass")  # fmt: skip
+    manifests.write(tmp_path, manifest)
+    assert {day[-1] for day in seen_frozen(tmp_path, now)} == set(days)
 
 
 def test_a_champion_that_this_registry_lacks_is_named_with_the_way_out(root: Path) -> None:

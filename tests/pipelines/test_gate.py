@@ -31,6 +31,8 @@ def params(**changes: Any) -> Gate:
 
 NO_WORSE = {"change_threshold": {"bound": -0.005, "look_level": 0.15, "level": 0.05}}
 ROWS = 5_000
+FROZEN = {"split": "official", "edition": "start", "looks": 3, "promotions": 1, "waiting": 0, "least": 1000,
+          "newest": "2026-01-01", "trained_until": "2026-02-10"}  # fmt: skip
 
 
 def counts(b: int, c: int, rows: int) -> dict[str, int]:
@@ -54,7 +56,8 @@ def evaluation(
         "accuracy": 0.71,
         "accuracy_low": 0.69,
         "accuracy_high": 0.73,
-        "frozen": {"edition": "start", "looks": 3, "promotions": 1, "waiting": 0, "least": 1000},
+        "frozen": FROZEN,
+        "met": {"rows": 2 * ROWS, "left_out": 0, "least": 1000, "enough": True},
         "test": on_test,
         "program": program,
         "opponent": test and "cd" * 32,
@@ -127,8 +130,8 @@ def test_the_policy_says_what_an_inconclusive_verdict_leads_to() -> None:
 def test_every_number_that_led_to_it_is_in_the_decision() -> None:
     decision = judged((400, 500), (380, 520))
     assert [found["name"] for found in decision["criteria"]] == [
-        "finite_outputs", "exported_program", "value_threshold", "calibration", "change_threshold", "slices",
-        "perturbations", "new_days", "drift", "cost_operations",
+        "finite_outputs", "exported_program", "value_threshold", "calibration", "frozen_rows", "change_threshold",
+        "slices", "perturbations", "new_days", "drift", "cost_operations",
     ]  # fmt: skip
     test, both = criterion(decision, "change_threshold")["looks"]
     assert (test["b"], test["c"], test["value"], test["level"]) == (400, 500, 0.02, 0.15)
@@ -239,13 +242,64 @@ def test_a_champion_of_before_profiles_is_not_held_against_anything() -> None:
 
 
 def test_worn_rows_are_named_and_when_fresh_ones_are_due() -> None:
-    worn = {"edition": "start", "looks": 30, "promotions": 2, "waiting": 120, "least": 1000}
+    worn = FROZEN | {"looks": 30, "promotions": 2, "waiting": 120}
     decision = judged((400, 500), (400, 500), frozen=worn)
     assert decision["reasons"][-1] == (
         "Look 30 at these frozen rows, 2 promotions by them; fresh rows are due since look 30: `nightshift renew`; "
         "120 fresh rows wait until there are 1000."
     )
     assert "due at look 30" in judged()["frozen"]["sentence"]
+
+
+OLD = {"newest": "2026-01-01", "trained_until": "2026-02-10"}
+TOO_OLD = "The newest frozen row is of 2026-01-01, 40 days before the newest training day, 2026-02-10; at most 30"
+
+
+@pytest.mark.parametrize(
+    ("then", "frozen", "verdict", "said"),
+    [
+        ("warn", OLD, "pass", TOO_OLD),
+        ("stop", OLD, "fail", TOO_OLD),
+        ("stop", OLD | {"newest": "2026-01-11"}, "pass", None),
+        ("warn", {"newest": "2026-02-10", "looks": 30}, "pass", "fresh rows are due since look 30"),
+        ("stop", {"newest": "2026-02-10", "looks": 30}, "fail", "fresh rows are due since look 30"),
+        ("stop", {"newest": "2026-02-12", "looks": 29}, "pass", None),
+    ],
+)
+def test_frozen_rows_that_are_too_old_or_worn_are_named_or_stop_every_challenger(
+    then: str, frozen: dict[str, Any], verdict: str, said: str | None
+) -> None:
+    decision = judged((400, 500), (400, 500), params(stale_after_days=30, stale=then), frozen=FROZEN | frozen)
+    assert decision["verdict"] == verdict
+    assert criterion(decision, "frozen_rows")["verdict"] == verdict
+    last = decision["reasons"][-1]
+    assert said in last if said else decision["frozen"]["sentence"] != last
+    assert decision["reasons"].count(decision["frozen"]["sentence"]) == 1
+    if verdict == "fail":
+        assert len(decision["reasons"]) == 1
+    assert judged(how=params(stale_after_days=30, stale=then), frozen=FROZEN | frozen)["verdict"] == verdict
+
+
+def test_a_window_of_days_says_which_and_needs_no_renewal() -> None:
+    window = FROZEN | {"split": "time", "edition": "2026-02-11", "newest": "2026-02-12", "looks": 30}
+    assert judged((400, 500), (400, 500), frozen=window)["reasons"][-1] == (
+        "Look 30 at rows of 2026-02-11 to 2026-02-12, 1 promotions by them; fresh rows are due since look 30: the days "
+        "to come bring them."
+    )
+
+
+def test_a_champion_that_has_seen_the_frozen_rows_is_not_compared_and_stays() -> None:
+    met = {"rows": 700, "left_out": 9300, "least": 1000, "enough": False}
+    metrics, _ = evaluation((400, 500))
+    decision = decide(metrics | {"met": met, "paired": None, "champion": None}, None, params())
+    assert (decision["verdict"], decision["promotes"]) == ("inconclusive", False)
+    assert decision["reasons"] == [
+        "The champion may have been trained on 9300 of the frozen test and confirm rows, by its lineage: 700 are left, "
+        "fewer than frozen.least (1000): nothing is compared.",
+        "The policy for inconclusive is keep: the champion is kept.",
+    ]
+    some = judged((400, 500), (400, 500), met=met | {"rows": 1000, "left_out": 9000, "enough": True})
+    assert (some["verdict"], criterion(some, "unseen_rows")["value"]) == ("pass", 1000)
 
 
 def test_the_decision_says_what_this_gate_can_see_and_what_strictness_costs() -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipelines.ingest import ingest
+from pipelines.params.section import ParamsError
 from pipelines.prepare import PrepareError, main, prepare
 from tests.pipelines.small import LABELS, checkout, digests, land, land_day, parquet, pixels, table
 
@@ -243,7 +244,8 @@ def test_renewed_rows_judge_once_there_are_enough_and_are_trained_on_never_befor
     root = checkout(tmp_path / "checkout", str(landing))
     share = {"share": 0.4} if split == "hash" else {}
     set_prepare(root, split, least=30, **share)
-    assert prepared(root)["frozen"] == {"edition": "start", "waiting": 0, "retired": 0, "least": 30}
+    found = prepared(root)["frozen"]
+    assert (found["edition"], found["waiting"], found["retired"], found["least"]) == ("start", 0, 0, 30)
     old = frozen_rows(root)
 
     set_prepare(root, split, renewed=[{"from": "2026-01-02", "reason": "worn"}])
@@ -267,3 +269,60 @@ def test_renewed_rows_judge_once_there_are_enough_and_are_trained_on_never_befor
         assert described["frozen"]["retired"] == len(old)
     else:
         assert old < now_trained
+
+
+def land_days(landing: Path, first: int, last: int) -> None:
+    for n in range(first, last + 1):
+        land_day(landing, f"2026-01-{n:02}", 1000 * n, count=40, tests=0)
+
+
+def days_of(root: Path, split: str) -> set[int]:
+    number = {key(1000 * day + n): day for day in range(1, 11) for n in range(40)}
+    return {number[k] for k in rows(root, split)[2]}
+
+
+def test_by_time_the_newest_days_judge_and_no_model_is_trained_on_them(tmp_path: Path, landing: Path) -> None:
+    land_days(landing, 1, 4)
+    root = checkout(tmp_path / "checkout", str(landing))
+    set_prepare(root, "time", days=2)
+    described = prepared(root)
+    assert {split: days_of(root, split) for split in ("train", "val", *FROZEN)} == {
+        "train": {1, 2}, "val": {1, 2}, "test": {3, 4}, "confirm": {3, 4}, "publish": {3, 4}
+    }  # fmt: skip
+    assert described["frozen"] == {
+        "split": "time", "share": None, "edition": "2026-01-03", "waiting": 0, "retired": 0, "least": 10,
+        "newest": "2026-01-04", "trained_until": "2026-01-02",
+    }  # fmt: skip
+    share = {k: split for split in FROZEN for k in rows(root, split)[2]}
+
+    # Day 5 is not there, so the calendar's window of two days has one of the snapshot; an old image is not judged by.
+    repeated = parquet(table([*range(6000, 6040), 1003]))
+    land(landing, "2026-01-06", {"a.parquet": repeated})
+    described = prepared(root)
+    assert (described["frozen"]["edition"], described["frozen"]["trained_until"]) == ("2026-01-05", "2026-01-04")
+    assert all(days_of(root, split) == {6} for split in FROZEN)
+    assert set(share) < {*rows(root, "train")[2], *rows(root, "val")[2]}, "what judged is learnt once it has left"
+    assert described["rows_per_day"]["test"] == {"2026-01-06": described["splits"]["test"]["rows"]}
+
+    # A late day inside the window joins it, and each row that stays keeps its share.
+    share = {k: split for split in FROZEN for k in rows(root, split)[2]}
+    land_days(landing, 5, 5)
+    prepared(root)
+    assert all(days_of(root, split) == {5, 6} for split in FROZEN)
+    assert all(k in rows(root, split)[2] for k, split in share.items())
+
+
+def test_by_time_one_day_is_not_enough_and_a_window_is_not_renewed(tmp_path: Path, landing: Path) -> None:
+    land_days(landing, 1, 1)
+    root = checkout(tmp_path / "checkout", str(landing))
+    set_prepare(root, "time", days=3)
+    with pytest.raises(PrepareError, match=r"has no train rows. With `split: time` the newest frozen.days days judge"):
+        prepared(root)
+    for frozen, said in [
+        ({"renewed": [{"from": "2026-01-02", "reason": "worn"}]}, "split: time takes no frozen.renewed"),
+        ({"renewed": [], "days": None}, "split: time needs frozen.days"),
+        ({"days": 2, "share": 0.2}, "split: time takes no frozen.share"),
+    ]:
+        set_prepare(root, "time", **frozen)
+        with pytest.raises(ParamsError, match=said):
+            prepare("small", root)
