@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.datasets import personal
 from pipelines.datasets.decisions import Decisions
 from pipelines.datasets.landing import Bucket, Folder, LandedFile, LandingError, Listing, is_date, open_landing
 from pipelines.datasets.snapshot import Snapshot, SnapshotError
@@ -37,12 +38,14 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
         stale.
 
     Raises:
-        ParamsError, LandingError, SnapshotError: nothing of the snapshot has changed, and running again is safe.
+        ParamsError, LandingError, SnapshotError, PersonalError: nothing of the snapshot has changed; running again is
+            safe.
     """
     params = datasets.load(dataset, root / "params.yaml")
     reader = importlib.import_module(f"pipelines.datasets.{params.reader}")
     landing, decisions = open_landing(params.landing), Decisions(held)
     with Snapshot(root, dataset) as snapshot:
+        secret = personal.secret(params.records, snapshot.days)
         listing = landing.list()
         report: dict[str, Any] = {
             "dataset": dataset,
@@ -62,13 +65,13 @@ def ingest(dataset: str, until: date, held: list[dict[str, str]], root: Path = P
             if files:
                 rows, found = reader.Rows(), _read(landing, day, files)
                 entries = [_read_one(reader, file, data, params.records, rows) for file, data in found]
-                _take(day, rows, entries, reader, params.records, decisions, snapshot, report)
+                _take(day, rows, entries, reader, params.records, secret, decisions, snapshot, report)
             else:
                 report["left_out"].append({"date": day, "reason": f"{landing.url}/date={day}/ is empty"})
         report["changed"] = snapshot.commit()
         report["rows"] = sum(entry["rows"] for entry in snapshot.days.values())
         report["stale"] = _stale(snapshot.days, until, params.freshness_days)
-    report["quarantined"] = len(report["quarantine"])
+    report["quarantined"] = _lost(report["quarantine"])
     report["quarantine"] = report["quarantine"][:100]
     return report
 
@@ -146,6 +149,7 @@ def _take(
     entries: list[dict[str, Any]],
     reader: Any,
     records: Any,
+    secret: personal.Secret,
     decisions: Decisions,
     snapshot: Snapshot,
     report: dict[str, Any],
@@ -164,7 +168,7 @@ def _take(
         stays = "; the partition taken before stays" if before else ""
         report["left_out"].append({"date": day, "reason": f"no readable record in {len(entries)} file(s){stays}"})
         return
-    partition, profile, duplicates = reader.tables(rows, records)
+    partition, profile, duplicates = reader.tables(rows, records, secret.key)
     sha256 = snapshot.stage(day, partition=partial(reader.write, partition), profile=partial(reader.write, profile))
     why = _why(
         before and {(entry["name"], entry["sha256"]) for entry in before["files"]},
@@ -177,6 +181,7 @@ def _take(
         "checksum": checksum,
         "duplicates": duplicates,
         "files": entries,
+        **({"secret": secret.mark} if secret.mark else {}),
         **({"accepted": reason} if (reason := decisions.let_in(day, checksum)) else {}),
     }
     report["taken"].append(
@@ -187,7 +192,7 @@ def _take(
             "rows": len(partition),
             "why": why,
             "files": len(entries),
-            "quarantined": sum(len(entry["quarantined"]) for entry in entries),
+            "quarantined": sum(_lost(entry["quarantined"]) for entry in entries),
             "duplicates": duplicates,
         }
     )
@@ -216,6 +221,11 @@ def _read_one(reader: Any, file: LandedFile, data: bytes, records: Any, rows: An
         "rows": len(rows) - before,
         "quarantined": quarantined,
     }
+
+
+def _lost(quarantined: list[dict[str, Any]]) -> int:
+    """How many records: a file with very many names the first alone."""
+    return sum(item.get("records", 1) for item in quarantined)
 
 
 def _why(before: set[Any] | None, now: set[Any], *, late: bool) -> str:
@@ -294,7 +304,7 @@ def main(argv: list[str] | None = None) -> int:
         report = (foresee if args.plan else ingest)(args.dataset, until, held)
         if args.report:
             args.report.write_text(json.dumps(report, indent=1) + "\n")
-    except (ParamsError, LandingError, SnapshotError) as error:
+    except (ParamsError, LandingError, SnapshotError, personal.PersonalError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ParamsError) else 1
     for line in foretold(report) if args.plan else told(report):

@@ -44,15 +44,21 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
         return _write(root, dataset, _empty(dataset), {}, {}, _profile({}, {}))
     suite = importlib.import_module(f"pipelines.datasets.{reader}_suite")
     index = json.loads((root / "data" / "profiles" / dataset / "index.json").read_text())["partitions"]
-    quarantined = {day: sum(len(file["quarantined"]) for file in entry["files"]) for day, entry in index.items()}
-    found = suite.frames(profiles, quarantined, records, demands)
+    quarantined = {
+        day: sum(item.get("records", 1) for file in entry["files"] for item in file["quarantined"])
+        for day, entry in index.items()
+    }
+    try:
+        found = suite.frames(profiles, quarantined, records, demands)
+    except ValueError as error:
+        raise ValidateError(f"{dataset}: {error}") from None
     days = found.days
     frames, ids = {"records": found.records, "days": days}, {"records": ["date", "source", "key"], "days": ["date"]}
     results = _run(
         dataset, {name: (frames[name], ids[name], some) for name, some in suite.suites(records, demands).items()}
     )
     failed = [
-        _failure(name, result, suite.SHARES)
+        _failure(name, result, found.shares)
         for name, answers in results.items()
         for result in answers
         if not result["success"]
@@ -79,7 +85,7 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
     page = content(
         verdict, failed, days, results["days"], found.distributions, index, root / "data" / "profiles" / dataset
     )
-    shown = {"columns": suite.COLUMNS, "shares": suite.SHARES, **page}
+    shown = {"columns": suite.COLUMNS, "shares": found.shares, **page}
     return _write(root, dataset, verdict, results, shown, _profile(found.distributions, accepted))
 
 
@@ -179,7 +185,13 @@ def _failure(suite: str, result: dict[str, Any], shares: set[str]) -> dict[str, 
     days = sorted({place["date"] for place in places})
 
     def said(value: Any) -> str:
-        return f"{value:.2%}" if column in shares else f"{value:g}" if isinstance(value, float) else str(value)
+        return (
+            f"{value:.2%}"
+            if suite == "days" and column in shares
+            else f"{value:g}"
+            if isinstance(value, float)
+            else str(value)
+        )
 
     if suite == "days":
         seen = [f"{place['date']} has {said(place[column])}" for place in places]

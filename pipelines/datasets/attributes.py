@@ -8,20 +8,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipelines.datasets.reading import texts
 
 PREFIX = "attribute."
 UNKNOWN = "unknown"
 
 
-def of(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+def of(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str | None, ...]:
     """What a landed record says of itself, in the order of ``names``."""
-    return tuple(UNKNOWN if record.get(name) in (None, "") else str(record[name]) for name in names)
+    return tuple(None if record.get(name) in (None, "") else str(record[name]) for name in names)
 
 
-def columns(names: Sequence[str], found: Sequence[tuple[str, ...]]) -> dict[str, list[str]]:
-    """The columns of a partition, given what ``of`` said of each of its rows."""
-    return {f"{PREFIX}{name}": [values[i] for values in found] for i, name in enumerate(names)}
+def landed(table: pa.Table, names: Sequence[str]) -> dict[str, pa.Array]:
+    """Each attribute of the records of a landed table."""
+    none = pa.nulls(table.num_rows, pa.string())
+    return {name: texts(table[name], name) if name in table.column_names else none for name in names}
+
+
+def columns(found: Mapping[str, pa.Array], personal: Mapping[str, str], key: bytes) -> dict[str, pa.Array]:
+    """The columns of a partition, given each attribute's texts; ``personal`` says which may not stay as they are."""
+    from pipelines.datasets.personal import protect  # prepare reads what is protected already
+
+    return {
+        f"{PREFIX}{name}": protect(texts.cast(pa.string()), personal.get(name), key).fill_null(UNKNOWN)
+        for name, texts in found.items()
+    }
 
 
 def read(partition: Path, names: Sequence[str]) -> dict[str, list[str]]:

@@ -42,7 +42,7 @@ class Rows:
     split: list[str] = field(default_factory=list)
     source: list[str] = field(default_factory=list)
     image: list[bytes] = field(default_factory=list)
-    attributes: list[tuple[str, ...]] = field(default_factory=list)
+    attributes: list[tuple[str | None, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.key)
@@ -150,7 +150,7 @@ def _pixels(data: Any, shape: list[int]) -> bytes:
 # What a partition and its profile hold
 
 
-def tables(rows: Rows, records: Records) -> tuple[pa.Table, pa.Table, int]:
+def tables(rows: Rows, records: Records, key: bytes) -> tuple[pa.Table, pa.Table, int]:
     """The canonical partition and its profile, sorted by split, key and label, and the number of dropped duplicates.
 
     In the profile, ``picture`` is a small PNG of some of the day's records; validation never reads an image.
@@ -162,7 +162,10 @@ def tables(rows: Rows, records: Records) -> tuple[pa.Table, pa.Table, int]:
     shared = {column: [getattr(rows, column)[i] for i in order] for column in ("key", "label", "split")}
     images = [rows.image[i] for i in order]
     height, width, channels = records.shape
-    groups = attributes.columns(records.attributes, [rows.attributes[i] for i in order])
+    said = {
+        name: pa.array([rows.attributes[i][a] for i in order], pa.string()) for a, name in enumerate(records.attributes)
+    }
+    groups = attributes.columns(said, records.personal, key)
     partition = pa.table({**shared, "image": pa.array(images, pa.binary(height * width * channels)), **groups})
     count = len(order)
     statistics = _statistics(images)

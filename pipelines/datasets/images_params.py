@@ -1,8 +1,8 @@
 """What params.yaml says of a data set of images: its ``records`` and what ``validate`` demands of them."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.params import records, validate
 from pipelines.params.validate import Share
@@ -13,6 +13,11 @@ class Records(records.Records):
 
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)]
     """Height, width, channels (1 grey, 3 RGB)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.check_personal(self.attributes)
+        return self
 
 
 class Validate(validate.Validate):

@@ -13,7 +13,6 @@ from pipelines.datasets.images_params import Records, Validate
 from pipelines.statistics.drift import by_day
 
 SHARES = {"quarantined", "least_label", "outliers", "repeated_share"}
-"""Columns of ``days`` that are shares of 1; the others are counts and sizes."""
 
 COLUMNS = {
     "rows": "rows",
@@ -41,7 +40,7 @@ def frames(profiles: list[Path], quarantined: dict[str, int], records: Records, 
     ]
     profile = pd.concat(days_of, ignore_index=True)
     found = distributions(profile, records)
-    return Frames(profile, _days(profile, quarantined, found, demands), found)
+    return Frames(profile, _days(profile, quarantined, found, demands), SHARES, found)
 
 
 def _days(

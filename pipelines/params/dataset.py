@@ -2,9 +2,9 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.params.prepare import Prepare
 from pipelines.params.records import Records
@@ -27,6 +27,11 @@ class Dataset(Section, Generic[R, V]):
     records: R
     validation: Annotated[V, Field(alias="validate")]  # pydantic has a deprecated method of that name
     prepare: Prepare
+
+    @model_validator(mode="after")
+    def _demands_suit_records(self) -> Self:
+        self.validation.check_records(self.records)
+        return self
 
 
 def load(name: str, file: Path = Path("params.yaml")) -> Dataset[Any, Any]:

@@ -213,7 +213,7 @@ def quarantined(day: dict[str, Any]) -> dict[str, Any] | None:
     examples: dict[str, list[str]] = defaultdict(list)
     for file in day["files"]:
         for item in file["quarantined"]:
-            reasons[item["reason"]] += 1
+            reasons[item["reason"]] += item.get("records", 1)
             if len(examples[item["reason"]]) < EXAMPLES:
                 examples[item["reason"]].append(f"{file['name']}, {item['record']}")
     if not (count := sum(reasons.values())):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 
 from pipelines.ingest import ingest
-from tests.pipelines.small import ROOT, checkout, land_day
+from tests.pipelines import small, tables
+from tests.pipelines.small import ROOT, land_day
 
 # Runs a stage and prints the files below its working directory that it opened or imported.
 WATCHED = """
@@ -28,11 +30,23 @@ print(json.dumps(sorted(path for path in paths if not path.startswith("..") and 
 """
 
 
-@pytest.mark.parametrize("stage", ["validate", "prepare"])
-def test_all_that_a_stage_reads_is_among_its_deps(tmp_path: Path, stage: str) -> None:
-    landing = tmp_path / "landing"
+def images(root: Path, landing: Path) -> None:
     land_day(landing, "2026-01-01", 0)
-    root = checkout(tmp_path / "checkout", str(landing))
+    small.checkout(root, str(landing))
+
+
+def rows(root: Path, landing: Path) -> None:
+    tables.land(landing, "2026-01-01", 0)
+    tables.checkout(root, landing)
+
+
+@pytest.mark.parametrize("stage", ["validate", "prepare"])
+@pytest.mark.parametrize("reader", [images, rows])
+def test_all_that_a_stage_reads_is_among_its_deps(
+    tmp_path: Path, stage: str, reader: Callable[[Path, Path], None]
+) -> None:
+    root = tmp_path / "checkout"
+    reader(root, tmp_path / "landing")
     ingest("small", date(2026, 1, 31), [], root)
     if stage == "prepare":
         verdict = root / "artifacts/validations/small/verdict.json"
@@ -42,7 +56,7 @@ def test_all_that_a_stage_reads_is_among_its_deps(tmp_path: Path, stage: str) ->
         [sys.executable, "-c", WATCHED, f"pipelines.{stage}", "small"], cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    text = (ROOT / "dvc.yaml").read_text().replace("${key}", "small").replace("${item.reader}", "images")
+    text = (ROOT / "dvc.yaml").read_text().replace("${key}", "small").replace("${item.reader}", reader.__name__)
     described = yaml.safe_load(text)["stages"][stage]["do"]
     deps = [*described["deps"], *described["outs"], *described.get("metrics", []), "params.yaml"]
 
