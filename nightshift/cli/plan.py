@@ -95,7 +95,7 @@ def look(root: Path, until: str, *, rerun: bool = False) -> Outlook:
             tree = Path(scratch) / "tree"
             unpack(tip.tree, tree)
             check_params(tree)
-            resolved = _foresee(found, tip, tree, open_store(os.environ["NIGHTSHIFT_WORK"]) if asked else None)
+            resolved = _foresee(found, tip, tree, open_store(os.environ["NIGHTSHIFT_WORK"]) if asked else None, stack)
             # One machine's Airflow knows no queues: it runs everything here.
             queues = _hints(resolved, "queue") if elsewhere else {}
             found.findings += stops.tools(resolved["stages"], found.stages, queues)
@@ -113,7 +113,7 @@ def _hints(resolved: dict[str, Any], name: str) -> dict[str, str]:
     return {stage: said[name] for stage, about in resolved["stages"].items() if name in (said := hints(about))}
 
 
-def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None) -> dict[str, Any]:
+def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None, stack: Stack | None) -> dict[str, Any]:
     """The part that needs the commit to be laid; ``work`` is None when S3 cannot be asked. Returns the graph."""
     resolved = graph.of_tree(tree, tip.blobs, work, keep=False) if work else graph.of_folder(tree)
     base = {"dag": "the night", "commit": tip.commit} | laid(tree, tip.blobs, resolved, list(resolved["stages"]))
@@ -144,6 +144,7 @@ def _foresee(found: Outlook, tip: stops.Tip, tree: Path, work: Store | None) -> 
     found.seconds = forecast.seconds(found.stages, base, lambda name: durations.last(work, name) if work else None)
     landed = sum(day["bytes"] for report in found.datasets.values() for day in report.get("taken", []))
     found.findings.append(stops.disk(home, base, found.stages, landed))
+    found.findings += stops.signing(stack, base["params"].get("models"))
     return resolved
 
 

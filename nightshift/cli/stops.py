@@ -19,6 +19,7 @@ from nightshift.errors import NightshiftError
 from nightshift.preflight import Finding
 from nightshift.releases import proof
 from nightshift.releases.errors import ReleaseError, StoreDenied
+from nightshift.releases.signing import TRUSTED, Trust, own_key
 from nightshift.releases.store import open_store
 from nightshift.stack import airflow, repository, toolchain
 from nightshift.stack.lifecycle import NAMES
@@ -107,6 +108,28 @@ def keys(stack: Stack | None) -> list[Finding]:
                 whose = f"the {identity}'s keys" if isinstance(error, StoreDenied) else "S3"
                 found.append(Finding("keys", False, f"{whose}: {error.message}", error.next_step))
     return found
+
+
+def signing(stack: Stack | None, models: Any) -> list[Finding]:
+    """Whether the night can sign what must be signed, and whether this machine's endpoint trusts that key.
+
+    ``models`` is the section of params.yaml, which another project may fill in its own way.
+    """
+    try:
+        key = own_key(stack.environment("deployer") if stack else os.environ)
+        trusted = stack.environment("endpoint").get(TRUSTED) if stack else None
+        trusts = Trust(trusted).read() if trusted else []
+    except (NightshiftError, ReleaseError) as error:
+        return [Finding("signing", False, error.message, error.next_step)]
+    said = {name: model.get("deploy") for name, model in models.items()} if isinstance(models, dict) else {}
+    must = [name for name, policy in said.items() if policy and policy.get("signed") == "required"]
+    if must and key is None:
+        words = f"the releases of {', '.join(must)} must be signed, and there is no key"
+        return [Finding("signing", False, words, "nightshift signing-key create")]
+    if trusts and (key is None or key.public not in trusts):
+        words = f"trusted_keys does not name {f'the key {key.public.id}' if key else 'any key of the nights'}"
+        return [Finding("signing", False, f"{words}: the endpoint will refuse what they deploy", "docs/signing.md")]
+    return []
 
 
 def _deployer() -> dict[str, str]:

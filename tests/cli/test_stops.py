@@ -1,4 +1,4 @@
-"""What stops a night by the tool chain and the disk; the rest is tested with worlds and stacks."""
+"""What stops a night by the tool chain, the disk and its signatures; the rest is tested with worlds and stacks."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 
 from nightshift.cli import stops
+from nightshift.releases.signing import SigningKey
 from nightshift.stack import toolchain
+from nightshift.stack.private import write_private
+from nightshift.stack.settings import Stack
+from nightshift.stack.signing import KEY, TRUSTED
 
 
 def graph(**stages: dict[str, Any]) -> dict[str, Any]:
@@ -53,3 +57,31 @@ def test_a_disk_that_is_too_small_stops_it_by_what_stages_made_last(tmp_path: Pa
     assert stops.disk(tmp_path / "home", {"stages": plan}, foreseen(gate="unchanged"), 0).words.endswith(
         "about 0.0 GB needed"
     )
+
+
+def test_what_must_be_signed_needs_a_key_and_one_that_the_endpoint_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, models = SigningKey.new(), {"m": {"deploy": {"signed": "required"}}, "n": {"deploy": {}}}
+
+    def said(stack: Stack | None, models: Any = models) -> list[str]:
+        return [finding.words for finding in stops.signing(stack, models) if finding.ok is False]
+
+    stack = Stack.load(tmp_path, {})
+    without = "the releases of m must be signed, and there is no key"
+    monkeypatch.delenv("NIGHTSHIFT_SIGNING_KEY", raising=False)
+    assert said(stack) == said(None) == [without]
+    assert said(stack, {"n": models["n"]}) == said(stack, None) == said(stack, ["m"]) == []
+    write_private(tmp_path / KEY, key.secret)
+    assert said(stack) == []
+    (tmp_path / TRUSTED).write_text(f"{SigningKey.new().public}\n")
+    (words,) = said(stack, None)
+    assert f"does not name the key {key.public.id}" in words
+    with (tmp_path / TRUSTED).open("a") as file:
+        file.write(f"{key.public} ours\n")
+    assert said(stack) == []
+    (tmp_path / KEY).unlink()
+    (words,) = said(stack, None)
+    assert "does not name any key of the nights" in words
+    monkeypatch.setenv("NIGHTSHIFT_SIGNING_KEY", key.secret)
+    assert said(None) == []
