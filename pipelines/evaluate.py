@@ -1,7 +1,7 @@
 """``python -m pipelines.evaluate MODEL``: the exported program and its opponent, on the same test rows.
 
     model.onnx ──┐                                ┌─ metrics.json
-                 ├─ test confirm publish ─ score ─┼─ confusion.csv calibration.csv per_class.csv
+                 ├─ test confirm publish ─ score ─┼─ confusion.csv calibration.csv per_class.csv slices.csv drift.csv
     champion ────┘                                └─ details/scores.json compared.json predictions.parquet
 
 What is judged is what is served: ONNX Runtime answers, and its answers are compared with those of the weights. The
@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -226,6 +226,29 @@ def predictions(test: Any, labels: list[str], challenger: Floats, champion: Floa
     return pa.table(columns).sort_by("key")
 
 
+def differences(compared: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """How many points challenger minus champion is on each part of the test rows; none when nobody was met."""
+    found = []
+    for part in [*compared["slices"], *compared["perturbations"]] if compared else ():
+        if rows := sum(part[count] for count in ("both_right", "b", "c", "both_wrong")):
+            points = round(100 * (part["c"] - part["b"]) / rows, 2)
+            found.append({"part": part["slice"], "rows": rows, "points": points})
+    return found
+
+
+def drifts(compared: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """How far the training rows, and those of each new day, lie from the champion's."""
+    if not compared or not compared["drift"]:
+        return []
+    parts = [("all training rows", compared["drift"]["all"])]
+    parts += [(day["part"], day["shifts"]) for day in compared["drift"]["days"]]
+    return [
+        {"of": f"{part}, {what}", "psi": shift["psi"], "js": shift["js"]}
+        for part, shifts in parts
+        for what, shift in shifts.items()
+    ]
+
+
 def write(
     folder: Path,
     metrics: dict[str, Any],
@@ -246,15 +269,17 @@ def write(
     _csv(folder / "calibration.csv", scores[0]["calibration"])
     rows = zip(table["label"].to_pylist(), table["challenger"].to_pylist(), strict=True)
     _csv(folder / "confusion.csv", [{"actual": actual, "predicted": predicted} for actual, predicted in rows])
+    _csv(folder / "slices.csv", differences(compared), ["part", "rows", "points"])
+    _csv(folder / "drift.csv", drifts(compared), ["of", "psi", "js"])
 
 
 def _figures(scores: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in scores.items() if name in FIGURES}
 
 
-def _csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _csv(path: Path, rows: list[dict[str, Any]], columns: Sequence[str] = ()) -> None:
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -41,7 +41,7 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
     records = sections.Records.load("datasets", dataset, "records", file=file)
     profiles = sorted((root / "data" / "profiles" / dataset).glob("date=*.parquet"))
     if not profiles:
-        return _write(root, dataset, _empty(dataset), {}, {}, _profile({}, {}))
+        return _write(root, dataset, _empty(dataset), {}, {}, _profile({}, {}), "date,rows,quarantined,shift\n")
     suite = importlib.import_module(f"pipelines.datasets.{reader}_suite")
     index = json.loads((root / "data" / "profiles" / dataset / "index.json").read_text())["partitions"]
     quarantined = {
@@ -86,7 +86,9 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
         verdict, failed, days, results["days"], found.distributions, index, root / "data" / "profiles" / dataset
     )
     shown = {"columns": suite.COLUMNS, "shares": found.shares, **page}
-    return _write(root, dataset, verdict, results, shown, _profile(found.distributions, accepted))
+    plot = days.assign(shift=days.filter(regex="shift$").max(axis=1))[["date", "rows", "quarantined", "shift"]]
+    profile = _profile(found.distributions, accepted)
+    return _write(root, dataset, verdict, results, shown, profile, plot.to_csv(index=False))
 
 
 def _profile(distributions: dict[str, Any], accepted: dict[str, str]) -> dict[str, Any]:
@@ -228,6 +230,7 @@ def _write(
     results: dict[str, Any],
     shown: dict[str, Any],
     profile: dict[str, Any],
+    plot: str,
 ) -> dict[str, Any]:
     """The outputs, the verdict last."""
     folder = root / "artifacts" / "validations" / dataset
@@ -239,6 +242,7 @@ def _write(
             (folder / "details" / f"{name}.json").write_text(_json(short))
         (folder / "details" / "failed.json").write_text(_json(verdict["failed"]))
         (folder / "profile.json").write_text(json.dumps(profile, ensure_ascii=False) + "\n")
+        (folder / "days.csv").write_text(plot)
         (folder / "report.html").write_text(render("validate.html", dataset=dataset, verdict=verdict, **shown))
         (folder / "verdict.json").write_text(_json(verdict))
     except OSError as error:

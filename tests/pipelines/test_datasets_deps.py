@@ -58,7 +58,8 @@ def test_all_that_a_stage_reads_is_among_its_deps(
     assert done.returncode == 0, done.stderr
     text = (ROOT / "dvc.yaml").read_text().replace("${key}", "small").replace("${item.reader}", reader.__name__)
     described = yaml.safe_load(text)["stages"][stage]["do"]
-    deps = [*described["deps"], *described["outs"], *described.get("metrics", []), "params.yaml"]
+    plots = [name for entry in described.get("plots", []) for name in entry]
+    deps = [*described["deps"], *described["outs"], *described.get("metrics", []), *plots, "params.yaml"]
 
     used = json.loads(done.stdout.splitlines()[-1])
     assert f"pipelines/{stage}.py" in used

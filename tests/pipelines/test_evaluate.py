@@ -1,5 +1,6 @@
 """Evaluate: figures that can be checked by hand, and an opponent that is what its digest says or no opponent."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -136,6 +137,18 @@ def test_challenger_and_champion_meet_on_the_same_rows(root: Path, made: Path) -
     assert right == found["paired"]["both_right"] + found["paired"]["b"]
 
 
+def test_the_difference_on_each_part_is_plotted_in_points(root: Path, made: Path) -> None:
+    judged(root)
+    plot = root / f"artifacts/evaluations/{MODEL}/slices.csv"
+    assert plot.read_text() == "part,rows,points\n", "nobody was met"
+    served(root, made, 1)
+    found = judged(root)
+    rows = {row["part"]: row for row in csv.DictReader(plot.open())}
+    assert {f"label {label}" for label in LABELS} | {"noise", "blur", "shift"} == set(rows)
+    won = sum(int(row["rows"]) * float(row["points"]) for name, row in rows.items() if name.startswith("label"))
+    assert won / 60 == pytest.approx(100 * (found["test"]["accuracy"] - found["champion"]["accuracy"]), abs=0.02)
+
+
 def test_each_value_of_an_attribute_is_a_slice_and_on_the_page(root: Path, made: Path) -> None:
     served(root, made, 1)
     sites = ["bern"] * 30 + ["<b>oslo</b>"] * 20 + ["unknown"] * 10
@@ -179,6 +192,9 @@ def test_new_days_are_held_against_what_the_champion_was_trained_on(root: Path, 
     assert day["shifts"] == {"label": {**new, "js": divergence([400, 200, 0], [40, 40, 40])}}
     assert found["all"]["label"]["rows"] == 720
     assert 0 < found["all"]["label"]["psi"] < new["psi"]
+    plotted = (root / f"artifacts/evaluations/{MODEL}/drift.csv").read_text().splitlines()
+    assert plotted[0] == "of,psi,js"
+    assert plotted[2] == f'"2026-01-03, label",{new["psi"]},{day["shifts"]["label"]["js"]}'
 
 
 def test_a_release_of_before_profiles_says_nothing_about_drift(tmp_path: Path) -> None:

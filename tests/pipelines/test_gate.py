@@ -319,6 +319,18 @@ def test_a_misspelt_threshold_is_answered_with_the_right_one() -> None:
         params(inconclusive="wait")
 
 
+def test_the_report_of_a_pass_leads_with_the_gain_and_what_warns() -> None:
+    scores = score(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]), ["a", "b"], 5)
+    found = evaluation((400, 500), (400, 500), drift={"all": moved("", 0.2)["shifts"], "days": []})
+    text = render(
+        "gate.html", model="m", decision=decide(*found, params()), metrics=found[0], challenger=scores, champion=scores
+    )
+    led = text[: text.index("Criteria")]
+    assert led.index("is better than the champion") < led.index("drift from those of the champion")
+    assert "All probabilities are finite" not in led
+    assert ">warns</span>" in text
+
+
 def test_the_report_escapes_what_it_shows_and_runs_nothing() -> None:
     labels = ["<script>alert(1)</script>", "b&b"]
     y = np.array([0, 1, 1, 0])

@@ -224,6 +224,9 @@ def test_what_the_days_look_like_is_kept_for_who_judges_models(tmp_path: Path, l
         "bins": ["cat", "dog"],
         "days": {"2026-01-01": [20, 20], "2026-01-02": [0, 0]},
     }
+    assert (root / "artifacts/validations/small/days.csv").read_text().splitlines() == [
+        "date,rows,quarantined,shift", "2026-01-01,60,0.0,", "2026-01-02,10,0.0,",
+    ]  # fmt: skip
     brightness = found["distributions"]["brightness"]
     assert brightness["bins"] == list(range(0, 256, 16))
     assert sum(brightness["days"]["2026-01-01"]) == 40
