@@ -75,7 +75,7 @@ lock: ## resolve the lock file for setup.cfg as it is now (UPGRADE=1: with the n
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip compile --quiet setup.cfg --all-extras --universal \
 		--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" --output-file requirements.lock.tmp
-	@awk '/^[^ ]/ {keep = !/^(nvidia-|cuda-|triton==)/} keep' requirements.lock.tmp > requirements.lock
+	@awk '/^[^ ]/ {keep = /^nvidia-ml-py==/ || !/^(nvidia-|cuda-|triton==)/} keep' requirements.lock.tmp > requirements.lock
 	@rm requirements.lock.tmp
 
 # In a venv of its own: the generator pins what the lock has newer. A pool of our own: another library's copy of the

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nightshift.cli.follow import Followed
+from nightshift.engine import costs
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, made
 from nightshift.releases.ledger import Ledger, live
@@ -55,6 +56,7 @@ class Model:
     why: str = ""
     order: int | None = None
     serving: str = ""
+    cost: dict[str, costs.Used] = field(default_factory=dict)
 
 
 @dataclass
@@ -91,7 +93,9 @@ class Told:
         self._journal = journal
         self._objects = objects
         self.base = journal.get("base.json") or {}
-        self._made = made(journal.fragments()["stages"])
+        stages = journal.fragments()["stages"]
+        self._made = made(stages)
+        self.cost: dict[str, costs.Used] = {name: one["used"] for name, one in stages.items() if one.get("used")}
 
     def part(self, name: str) -> dict[str, Any]:
         """One object of the journal; empty when the run did not come that far."""
@@ -172,6 +176,7 @@ def model(followed: Followed, told: Told, ledger: Ledger, pages: Path) -> Model:
         why=why or outcome.get("message", ""),
         order=serving.sequence if serving else None,
         serving=serving.digest if serving else "",
+        cost=told.cost,
     )
 
 
@@ -219,6 +224,11 @@ def show(console: Console, summary: Summary) -> None:
             line("report", escape(one.report))
         if one.release:
             line("release", one.release)
+        if used := costs.total(one.cost.values()):
+            training = [
+                f"{name} took {costs.said(part)}" for name, part in one.cost.items() if name.startswith("train@")
+            ]
+            line("cost", "; ".join([*training, f"all stages {costs.said(used)}"]))
         if one.deploy:
             line("deploy", f"{one.deploy.replace('_', ' ')}: {escape(one.why)}")
         elif one.why:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from nightshift.cli.connect import take_settings
-from nightshift.engine import overrides
+from nightshift.engine import costs, overrides
 from nightshift.engine import plan as plans
 from nightshift.engine.changes import Change, changes
 from nightshift.engine.journal import Journal, find
@@ -44,7 +44,7 @@ def why(
 
 
 def account(journal: Journal, base: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The run's tasks in order: task, outcome, said, seconds, changes, and what it made (path to digest)."""
+    """The run's tasks in order: task, outcome, said, seconds, used, changes, and what it made (path to digest)."""
     fragments = journal.fragments()
     for dataset in base["ingest"]:
         yield _ingest(journal, base, dataset, fragments["data"].get(dataset))
@@ -75,7 +75,7 @@ def _stage(name: str, base: dict[str, Any], fragments: dict[str, dict[str, dict[
     if plan["unclear"] and fragment["outcome"] != "unchanged":
         found.append(Change(f"left to DVC: {plan['unclear']}"))
     made = entry_hashes(fragment["entry"]["outs"], plan["wdir"])
-    return _task(name, fragment["outcome"], fragment["why"], found, made, fragment.get("seconds"))
+    return _task(name, fragment["outcome"], fragment["why"], found, made, fragment.get("used"))
 
 
 def _ingest(journal: Journal, base: dict[str, Any], dataset: str, fragment: dict[str, Any] | None) -> dict[str, Any]:
@@ -111,13 +111,14 @@ def _task(
     said: str | None,
     found: list[Change] | None = None,
     made: dict[str, str] | None = None,
-    seconds: float | None = None,
+    used: costs.Used | None = None,
 ) -> dict[str, Any]:
     return {
         "task": task,
         "outcome": outcome or "not reached",
         "said": said or "",
-        "seconds": seconds,
+        "seconds": used and used["seconds"],
+        "used": used,
         "changes": found or [],
         "made": made or {},
     }
@@ -143,5 +144,7 @@ def _show(base: dict[str, Any], tasks: list[dict[str, Any]], verbose: bool) -> N
         line(task["task"], ": ".join(text for text in (words, task["said"]) if text), COLORS.get(task["outcome"], ""))
         for change in task["changes"]:
             line("", f"  {change.whole() if verbose else change}")
+        if task["used"]:
+            line("", f"  took {costs.said(task['used'])}")
         for path, digest in task["made"].items() if verbose else ():
             line("", f"  made {path}: {digest}")

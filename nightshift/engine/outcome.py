@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from nightshift.engine import costs
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, made
 from nightshift.engine.settings import home, setting
@@ -86,6 +87,8 @@ def _model(
         part["report"] = "decisions"
     if score := _score(stages, base, name):
         part["score"] = score
+    if cost := _cost(stages):
+        part["cost"] = cost
     from nightshift.releases.ledger import Ledger  # a data set's run needs none of it
 
     with contextlib.suppress(ReleaseError):  # the message does not wait for the registry
@@ -108,6 +111,12 @@ def _score(stages: Fragments, base: Mapping[str, Any], name: str) -> str:
     if "verdict" in found:
         score.append(f"the gate says {found['verdict']}")
     return ", ".join(score)
+
+
+def _cost(stages: Fragments) -> str:
+    """What this run computed for the model, in a line; empty when it computed nothing."""
+    used = costs.total(fragment["used"] for fragment in stages.values() if fragment.get("used"))
+    return f"{used['seconds']:,.0f} s of computing: {costs.said(used)}" if used else ""
 
 
 def _models(base: Mapping[str, Any]) -> list[str]:

@@ -3,11 +3,10 @@
 Its fragment, the stage's entry of dvc.lock, is put last and create-only: it is the record that this happened.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nightshift.engine import checkpoints, durations
+from nightshift.engine import checkpoints, costs, durations
 from nightshift.engine import plan as plans
 from nightshift.engine.changes import Change, changes
 from nightshift.engine.journal import Journal
@@ -91,7 +90,7 @@ def _computed(
 ) -> Receipt:
     from nightshift.engine.compute import compute, push_record
 
-    started = time.monotonic()
+    meter = costs.Meter()
     say(f"attempt {attempt} of {name}")
     plan, rerun = base["stages"][name], base["conf"]["rerun"]
     changed = changes(plan, inputs, plan["entry"])
@@ -104,11 +103,13 @@ def _computed(
         recorded += [record for record in (objects.records(key) if key else []) if not changes(plan, inputs, record)]
         for other in recorded:
             _same_bytes(name, entry, other)
-    took = time.monotonic() - started
+    used = meter.read(base["params"].get("costs") or {})
+    took = used["seconds"]
     if entry == plan["entry"] and not rerun:
         receipt = _put(journal, name, entry, "unchanged", inputs, "DVC leaves its entry as it was")
     else:
-        receipt = _put(journal, name, entry, "done", inputs, f"computed in {took:.0f} s", changed, took)
+        receipt = _put(journal, name, entry, "done", inputs, f"computed in {took:.0f} s", changed, used)
+        say(f"{name} took {costs.said(used)}")
     durations.note(journal.store, name, took)
     if key:
         push_record(objects, key, entry)
@@ -124,7 +125,7 @@ def _put(
     inputs: Mapping[str, str],
     why: str,
     changed: Sequence[Change] = (),
-    seconds: float | None = None,
+    used: costs.Used | None = None,
 ) -> Receipt:
     fragment = {
         "stage": name,
@@ -132,7 +133,8 @@ def _put(
         "outcome": outcome,
         "why": why,
         "changed": [str(change) for change in changed],
-        "seconds": seconds and round(seconds, 1),
+        "seconds": used and used["seconds"],
+        "used": used,
         "inputs": inputs,
     }
     if journal.put(f"stages/{name}.json", fragment):

@@ -98,7 +98,7 @@ def _message(name: str, parts: list[dict[str, Any]], paused: Iterable[str], url:
     lines = []
     for part in ordered:
         lines.append(f"{part['about']} {part['name']}: {part['kind']}")
-        lines += [f"  {key:<7} {part[key]}" for key in ("why", "score", "serves", "next") if part.get(key)]
+        lines += [f"  {key:<7} {part[key]}" for key in ("why", "score", "cost", "serves", "next") if part.get(key)]
     lines += [f"DAG {dag}: paused, so it did not run" for dag in paused]
     lines += ["", f"{url.rstrip('/')}/nights/{name}"]
     kind = ordered[0]["kind"] if ordered else "unchanged"

@@ -17,7 +17,7 @@ from pipelines.params import dataset
 from pipelines.params.model import Model
 from pipelines.params.section import ParamsError, Section, nearest, read
 
-SECTIONS = ["schedule", "notify", "toolchain", "datasets", "models"]
+SECTIONS = ["schedule", "notify", "costs", "toolchain", "datasets", "models"]
 OURS = {"release_format": int, "accelerator": str, "threads": int}  # the other keys of toolchain are distributions
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")  # it becomes part of commands, paths, DAG ids and URLs
 
@@ -36,6 +36,32 @@ class Notify(Section):
     """Which nights are sent to people; those that need somebody always are."""
 
     good: bool
+
+
+class PerHour(Section):
+    """What an hour of a machine costs."""
+
+    cpu: Annotated[float, Field(ge=0)]
+    """Without a GPU."""
+    gpu: Annotated[float, Field(ge=0)]
+    """With one or more."""
+
+
+class Watts(Section):
+    """What something that is busy takes, where the machine has no meter that can be read."""
+
+    cpu: Annotated[float, Field(gt=0)]
+    """A core, with its share of the machine."""
+    gpu: Annotated[float, Field(gt=0)]
+
+
+class Costs(Section):
+    """What computing is said to have cost."""
+
+    currency: str
+    per_hour: PerHour | None
+    """None: no price is said."""
+    watts: Watts
 
 
 def check(root: Path = Path()) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from unittest import mock
@@ -65,6 +66,7 @@ def test_why_tells_what_changed_for_each_stage_and_what_became_of_it(tried: Worl
         'parameter models.m1.train.name: "0" → "tried"',
         "parameter models.m1.train.epochs: 2 → 4",
     ]
+    assert re.fullmatch(r"took [\d.]+ CPU s, [\d.]+ GB at most, \S+ Wh \(CPU .+\)", said[at + 3].strip()), said[at + 3]
     assert lines["pin m1"].endswith("the challenger meets nobody")
     assert "input artifacts/models/m1/model.onnx" in [line.strip() for line in said]
     assert "on nightshift/train_m1/tried" in lines["record"]
@@ -75,7 +77,10 @@ def test_why_as_json_has_values_and_digests(tried: World) -> None:
     assert told["overrides"] == {"train.epochs": 4, "train.name": "tried"}
     train, _, evaluate, record = told["tasks"]
     assert [task["task"] for task in told["tasks"]] == ["train@m1", "pin m1", "evaluate@m1", "record"]
-    assert train["seconds"] > 0
+    assert train["used"]["seconds"] == train["seconds"] > 0
+    assert train["used"]["cpu_seconds"] > 0
+    assert "used" not in json.dumps(tried.fragment("train_m1", "tried", "stages/train@m1.json")["entry"])
+    assert record["used"] is None
     assert {"what": "parameter", "name": "models.m1.train.epochs", "before": "2", "after": "4"} in train["changes"]
     (model,) = [change for change in evaluate["changes"] if change["name"].endswith("model.onnx")]
     assert model["after"] == train["made"]["artifacts/models/m1/model.onnx"]

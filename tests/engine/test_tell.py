@@ -90,6 +90,20 @@ def test_the_page_that_a_run_made_is_named_in_its_outcome(store: Store):
     assert part["report"] == "validations"
 
 
+def test_what_a_model_cost_that_night_is_told_and_is_part_of_its_outcome(store: Store):
+    run, used = model_run("asset__1", "proven", "2026-01-02.1"), {"peak_bytes": 10**9, "gpus": 0, "gpu_seconds": 0}
+    for name, seconds in (("train", 60.0), ("gate", 30.0)):
+        took = {**used, "seconds": seconds, "cpu_seconds": seconds, "watt_hours": seconds / 360, "how": "CPU estimated"}
+        entry = {"outcome": "done", "entry": {"outs": []}, "used": {**took, "price": seconds / 100, "currency": "EUR"}}
+        run.put(f"stages/{name}@m1.json", entry)
+    data_run("manual__1")
+    one("ingest_a", "manual__1")
+    (message,) = one("train_m1", "asset__1")["tell"]
+    cost = "90 s of computing: 90.0 CPU s, 1.00 GB at most, 0.25 Wh (CPU estimated), 0.9 EUR"
+    assert f"  cost    {cost}" in message["body"].splitlines()
+    assert Night(store, "2026-01-02.1").get("outcomes/train_m1")["parts"][0]["cost"] == cost
+
+
 def test_of_runs_that_end_together_exactly_one_tells(on_s3: Store):
     for dag in ("ingest_a", "ingest_b"):
         data_run(SCHEDULED, dag)

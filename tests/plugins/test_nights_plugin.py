@@ -59,7 +59,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         after = {"ingest_a": [], "train_m1": ["ingest_a"]}
         night.put("runs/ingest_a", {"run": "manual__1+00:00", "after": after, "queues": {}})
     part = {"about": "data set", "name": "a", "kind": "held", "why": f"{EVIL}: too dark", "next": "replace the files"}
-    part |= {"report": "validations"}
+    part |= {"report": "validations", "cost": "9 s of computing"}
     ended = {"dag": "ingest_a", "run": "manual__1+00:00", "ended": "2026-01-02T03:05:00+00:00"}
     told.put("outcomes/ingest_a", ended | {"asset": False, "red": True, "parts": [part]})
     message = {"subject": f"nightshift {NAME}: a held", "body": f"why {EVIL}", "kind": "held", "wanted": True}
@@ -105,7 +105,8 @@ def test_the_list_names_each_night_and_what_it_came_to(answers):
 
 def test_a_night_says_why_what_to_do_and_that_the_message_is_not_out(answers):
     text = answers[f"/{NAME}"]["text"]
-    for words in ("data set a", "held", "too dark", "replace the files", "not sent: Connection error", "called"):
+    said = ("too dark", "9 s of computing", "replace the files", "not sent: Connection error", "called")
+    for words in ("data set a", "held", *said):
         assert words in text
     assert 'href="/dags/ingest_a/runs/manual__1%2B00%3A00"' in text
 
