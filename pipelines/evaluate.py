@@ -116,6 +116,7 @@ def main(model: str) -> None:
             "new_days": new_days(described["rows_per_day"]["val"], seen_days(folder), right(programs[1], val.x, val.y)),
             "drift": drifted(folder, list(described["rows_per_day"]["train"]), profile),
         }
+    metrics["drift"] = {row["of"]: row["psi"] for row in drifts(compared) if row["of"].startswith("all")}
     table = predictions(test, labels, answers[0], answers[1] if folder else None)
     write(Path("artifacts/evaluations", model), metrics, scores, compared, table)
     against = f", champion {scores[1]['accuracy']:.4f}" if folder else ", no champion"

@@ -184,8 +184,9 @@ def test_new_days_are_held_against_what_the_champion_was_trained_on(root: Path, 
     described["rows_per_day"]["train"]["2026-01-03"] = 600
     file.write_text(json.dumps(described))
     profile(root, {"2026-01-01": [20, 20, 20], "2026-01-02": [20, 20, 20], "2026-01-03": [400, 200, 0]})
-    judged(root)
+    metrics = judged(root)
     found = json.loads((root / f"artifacts/evaluations/{MODEL}/details/compared.json").read_text())["drift"]
+    assert metrics["drift"] == {"all training rows, label": found["all"]["label"]["psi"]}
     (day,) = found["days"]
     assert (day["part"], day["accepted"]) == ("2026-01-03", None)
     new = {"rows": 600, "others": 120, "psi": stability_index([400, 200, 0], [40, 40, 40])}
