@@ -5,6 +5,7 @@ Of the old snapshot only its index is fetched. New files are added to the output
 """
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nightshift.engine.journal import Journal
 from nightshift.engine.key import EMPTY_LISTING, md5
 from nightshift.engine.objects import Objects, remote_url
 from nightshift.engine.report import Receipt
-from nightshift.engine.settings import home, setting
+from nightshift.engine.settings import PERSONAL_SECRET, home, setting
 from nightshift.engine.workspace import Workspace, lay_data, workspace
 from nightshift.errors import NightshiftError
 from nightshift.releases.store import open_store
@@ -100,7 +101,9 @@ def _take(space: Workspace, dataset: str, until: str, decided: list[dict[str, An
     held_file.write_text(json.dumps(decided))
     command = ["run", "python", "-m", "pipelines.ingest", dataset, "--until", until]
     command += ["--held", str(held_file), "--report", str(report_file)]
-    _run(space, [command], f"ingest of {dataset}")
+    # Of all that a run starts, ingest alone sees personal data, and has the secret that keys its hashes.
+    secret = {PERSONAL_SECRET: os.environ[PERSONAL_SECRET]} if PERSONAL_SECRET in os.environ else {}
+    _run(space, [command], f"ingest of {dataset}", **secret)
     report: dict[str, Any] = json.loads(report_file.read_text())
     return report
 
@@ -112,8 +115,8 @@ def _add(space: Workspace, changed: list[str], *, push: bool) -> None:
     _run(space, steps, "adding to the snapshot")
 
 
-def _run(space: Workspace, steps: list[list[str]], what: str) -> None:
-    ended = space.run(steps)
+def _run(space: Workspace, steps: list[list[str]], what: str, **more: str) -> None:
+    ended = space.run(steps, **more)
     if ended.status:
         raise NightshiftError(f"{what} failed: {ended.last_words()}", "read the lines above; mend it and run it again")
 

@@ -14,6 +14,8 @@ MEANING = {
     "NIGHTSHIFT_ENDPOINTS": "the endpoint's replicas, URLs separated by commas",
 }
 
+PERSONAL_SECRET = "NIGHTSHIFT_PERSONAL_SECRET"  # noqa: S105 - its name; only ingest's process is given it
+
 # A stage's process gets these and nothing else: never Airflow's secrets, never the deployer's identity.
 ALLOWED = {
     "HOME", "PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "LOGNAME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",

@@ -68,7 +68,9 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
     }
     variables = airflow_options.variables(airflow_options.common(stack.root, stack.airflow_url), own)
     ours = stack.environment("worker") | {"NIGHTSHIFT_BRANCH": repository.branch(stack.root)}
-    if name == SCHEDULER:
+    if name != SCHEDULER:
+        del ours["NIGHTSHIFT_PERSONAL_SECRET"]
+    else:
         deployer = stack.environment("deployer")
         for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
             ours[f"NIGHTSHIFT_DEPLOYER_{key}"] = deployer[f"AWS_{key}"]

@@ -152,6 +152,8 @@ class Stack:
             "NIGHTSHIFT_REPO": str(self.repository),
             "NIGHTSHIFT_ENDPOINTS": self.endpoint_url,
         }
+        if identity == "worker":
+            ours["NIGHTSHIFT_PERSONAL_SECRET"] = str(self.secrets["personal"]["secret"])
         if identity == "deployer":
             ours["NIGHTSHIFT_ENDPOINT_KEY"] = self.endpoint_key
             ours |= signing.private(self.root)
@@ -189,6 +191,7 @@ def _new_secrets() -> dict[str, Any]:
         "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
         | {"password": random_secrets.token_urlsafe(12)},
         "endpoint": {"key": new_endpoint_key()},
+        "personal": {"secret": random_secrets.token_urlsafe(48)},
     }
 
 

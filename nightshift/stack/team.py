@@ -63,7 +63,7 @@ QUEUED_TRIES = 24 * 3600 // QUEUED_AGAIN_S
 
 
 def new_secrets() -> dict[str, Any]:
-    """Random ones, for ``Team.secrets``: ``s3``, ``airflow``, ``databases``, ``redis``, ``endpoint``, ``grafana``."""
+    """Random ones, for ``Team.secrets``: ``s3``, ``airflow``, ``databases``, ``redis``, ``endpoint`` and so on."""
     return {
         "s3": s3.new_secrets(),
         "airflow": {name: random_secrets.token_urlsafe(48) for name in ("jwt_secret", "secret_key")}
@@ -75,6 +75,7 @@ def new_secrets() -> dict[str, Any]:
         "redis": random_secrets.token_urlsafe(24),
         "endpoint": {"key": new_endpoint_key(), "metrics_key": new_endpoint_key()},
         "grafana": random_secrets.token_urlsafe(12),
+        "personal": random_secrets.token_urlsafe(48),
     }
 
 
@@ -146,7 +147,7 @@ class Team:
             ours |= self._s3("reader")
             del ours["NIGHTSHIFT_REGISTRY"]
         if service in QUEUES:
-            ours |= self._s3("worker")
+            ours |= self._s3("worker") | {"NIGHTSHIFT_PERSONAL_SECRET": self.secrets["personal"]}
         if service == EVENTS_WORKER:
             deployer = self.secrets["s3"]["keys"]["deployer"]
             ours["NIGHTSHIFT_DEPLOYER_ACCESS_KEY_ID"] = deployer["access"]

@@ -108,7 +108,7 @@ LIKE = {
     "IBAN": (r"\b", r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?", r"\b"),
     # The lengths and first digits that card schemes use; of any 16 digits one in ten would do.
     "card number": (
-        r"(?<![\d.])",
+        r"(?<![\d.+])",
         r"\b(?:4(?:[ -]?\d){12}(?:(?:[ -]?\d){3})?|(?:5[1-5]|2[2-7]|35|6[05])(?:[ -]?\d){14}|3[47](?:[ -]?\d){13})",
         r"(?!\.?\d)",
     ),

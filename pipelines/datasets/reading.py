@@ -3,7 +3,10 @@
 import difflib
 import io
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+Append = Callable[[pa.Table, list[int]], None]
+"""Takes rows of a table, by their numbers."""
 SPLITS = ("train", "test")
 NAMED = 1000  # quarantined records of a file that are named one by one; all of them are counted
 
@@ -128,9 +133,9 @@ def _jsonl(data: bytes, columns: list[str]) -> Landed:
     for row, line in enumerate(io.BytesIO(data)):
         try:
             record = json.loads(line)
-            found.append({column: record[column] for column in columns if column in record})
+            found.append({column: record[column] for column in record.keys() & {*columns}})
             rows.append(row)
-        except (ValueError, TypeError):
+        except (ValueError, AttributeError):
             torn.append({"record": f"row {row}", "reason": "is no JSON object in UTF-8"})
     there = {column for record in found for column in record}
     texts = {
@@ -199,3 +204,31 @@ def distinct(table: pa.Table) -> tuple[pa.Table, int]:
         again &= pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
     kept = table.filter(pa.array(np.concatenate([np.ones(min(table.num_rows, 1), bool), ~again])))
     return kept, table.num_rows - kept.num_rows
+
+
+def write_parquet(table: pa.Table, sink: Any) -> None:
+    """Parquet whose bytes follow from the table alone."""
+    words = [name for name in table.column_names if pa.types.is_string(table[name].type) and name != "key"]
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=3,
+        version="2.6",
+        row_group_size=50_000,
+        use_dictionary=words,
+        write_statistics=["label", "split"],
+        store_schema=False,
+    )
+
+
+@contextmanager
+def appended(path: Path, schema: pa.Schema) -> Iterator[Append]:
+    """A Parquet file that grows; yields what appends rows of a table to it."""
+    with pq.ParquetWriter(path, schema, compression="zstd", version="2.6", store_schema=False) as file:
+
+        def append(table: pa.Table, rows: list[int]) -> None:
+            if rows:
+                file.write_table(table.take(rows), row_group_size=50_000)
+
+        yield append

@@ -6,8 +6,8 @@ that ``records.columns`` names, the label's, and, if the source knows test rows,
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.datasets import attributes
-from pipelines.datasets.reading import Unreadable, distinct, labelled, read_table, texts
+from pipelines.datasets.reading import (
+    Append,
+    Unreadable,
+    appended,
+    distinct,
+    labelled,
+    read_table,
+    texts,
+    write_parquet,
+)
 from pipelines.datasets.rows_params import Records
 
 TYPES = {
@@ -193,19 +202,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def write(table: pa.Table, sink: Any) -> None:
-    """Parquet whose bytes follow from the table alone."""
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        compression_level=3,
-        version="2.6",
-        row_group_size=50_000,
-        use_dictionary=[name for name in table.column_names if pa.types.is_string(table[name].type) and name != "key"],
-        write_statistics=["label", "split"],
-        store_schema=False,
-    )
+write = write_parquet
 
 
 # What prepare makes of them
@@ -218,17 +215,10 @@ def described(records: Records) -> dict[str, Any]:
     return {"columns": records.columns}
 
 
-@contextmanager
-def features(folder: Path, _count: int, records: Records) -> Iterator[Callable[[pa.Table, list[int]], None]]:
-    """Opens ``x.parquet`` with the columns of ``records.columns``; yields what appends rows of ``content``."""
+def features(folder: Path, _count: int, records: Records) -> AbstractContextManager[Append]:
+    """Opens ``x.parquet`` with the columns of ``records.columns``; what it yields appends rows of ``content``."""
     schema = pa.schema([(name, TYPES[kind]) for name, kind in records.columns.items()])
-    with pq.ParquetWriter(folder / FEATURES, schema, compression="zstd", version="2.6", store_schema=False) as file:
-
-        def append(table: pa.Table, rows: list[int]) -> None:
-            if rows:
-                file.write_table(table.take(rows), row_group_size=50_000)
-
-        yield append
+    return appended(folder / FEATURES, schema)
 
 
 def content(partition: Path, records: Records) -> pa.Table:

@@ -131,6 +131,19 @@ def test_a_failing_ingest_leaves_nothing_in_the_run(world: World, run: str) -> N
         assert world.journal("ingest_a", run).fragments()["data"] == {}
 
 
+def test_the_secret_of_personal_data_is_ingests_alone(world: World, run: str) -> None:
+    """And whatever ingest prints, no log shows it."""
+    secret = {"NIGHTSHIFT_PERSONAL_SECRET": "a-secret-of-this-test"}
+    for verb in ("ingest", "validate"):
+        path = world.root / "pipelines" / f"{verb}.py"
+        last = path.read_text().splitlines()[-1]
+        said = "import os; print('secret:', os.environ.get('NIGHTSHIFT_PERSONAL_SECRET'))"
+        world.edit(f"pipelines/{verb}.py", last, f"{said}\n{last}")
+    here = begun(world, run)
+    assert "secret: ***" in world.engine("ingest", "a", *here, **secret).output
+    assert "secret: None" in world.engine("stage", "validate@a", *here, **secret).output
+
+
 def test_a_person_ingests_into_the_checkout_and_keeps_edits(world: World) -> None:
     world.land("a", "2026-01-02", "4", "5")
     data = world.root / "data.dvc"

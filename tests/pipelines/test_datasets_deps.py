@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipelines.ingest import ingest
-from tests.pipelines import small, tables
+from tests.pipelines import small, tables, test_texts
 from tests.pipelines.small import ROOT, land_day
 
 # Runs a stage and prints the files below its working directory that it opened or imported.
@@ -40,8 +40,13 @@ def rows(root: Path, landing: Path) -> None:
     tables.checkout(root, landing)
 
 
+def texts(root: Path, landing: Path) -> None:
+    test_texts.put(landing, "2026-01-01", {"a.parquet": small.parquet(test_texts.texts(0))})
+    test_texts.checkout(root, landing)
+
+
 @pytest.mark.parametrize("stage", ["validate", "prepare"])
-@pytest.mark.parametrize("reader", [images, rows])
+@pytest.mark.parametrize("reader", [images, rows, texts])
 def test_all_that_a_stage_reads_is_among_its_deps(
     tmp_path: Path, stage: str, reader: Callable[[Path, Path], None]
 ) -> None:
