@@ -32,9 +32,10 @@ from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand, threads
 from pipelines.programs.champion import drifted, fetch, seen_days, seen_frozen
 from pipelines.programs.cost import cost
+from pipelines.statistics.shares import wilson
 
 BATCH = 500
-FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "ece")
+FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "ece", "ece_low", "ece_high")
 VALUES = 30  # of an attribute that are slices of their own; the rarer ones are one slice together
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -81,7 +82,7 @@ def main(model: str) -> None:
         worse = perturb.PERTURBATIONS[name](test.x)
         perturbed[name] = [right(answer, worse, test.y) for answer in programs]
     published = int(right(programs[0], publish.x, publish.y).sum())
-    low, high = score.wilson(published, len(publish.y))
+    low, high = wilson(published, len(publish.y))
     metrics = {
         # On the rows that no decision reads: these may be quoted.
         "accuracy": score.rounded(published / len(publish.y)),

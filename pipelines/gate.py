@@ -51,7 +51,7 @@ def decide(metrics: dict[str, Any], compared: dict[str, Any] | None, params: Gat
     program, frozen = metrics["program"], _frozen(metrics["frozen"], params)
     found = [
         criteria.finite(program),
-        criteria.exported(program),
+        criteria.exported(program, metrics["test"]["rows"]),
         *criteria.value(metrics["test"], params.value_threshold),
         criteria.frozen(frozen, params.stale),
         *criteria.met(metrics["met"]),

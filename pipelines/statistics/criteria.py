@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.params.drift import Drift
 from pipelines.params.gate import ChangeThreshold, Cost, Groups, NewDays, ValueThreshold
 from pipelines.statistics.paired import holm, interval, lower_by, mcnemar, worse_by
+from pipelines.statistics.shares import wilson
 
 
 def finite(program: dict[str, Any]) -> dict[str, Any]:
@@ -17,28 +18,35 @@ def finite(program: dict[str, Any]) -> dict[str, Any]:
     return _criterion("finite_outputs", verdict, said)
 
 
-def exported(program: dict[str, Any]) -> dict[str, Any]:
+def exported(program: dict[str, Any], rows: int) -> dict[str, Any]:
     difference, allowed, changes = (program[n] for n in ("max_difference", "max_difference_allowed", "argmax_changes"))
     agrees = difference is not None and difference <= allowed and changes == 0
     said = (
         f"The exported program differs from its weights by {'?' if difference is None else f'{difference:g}'} at most "
-        f"(allowed: {allowed:g}) and gives another answer on {changes} rows (allowed: 0)."
+        f"(allowed: {allowed:g}) and gives another answer on {changes} of {rows} rows (allowed: 0)."
     )
     verdict = "pass" if agrees else "fail"
-    return _criterion("exported_program", verdict, said, value=difference, bound=allowed, argmax_changes=changes)
+    return _criterion(
+        "exported_program", verdict, said, value=difference, bound=allowed, argmax_changes=changes, rows=rows
+    )
 
 
 def value(test: dict[str, Any], params: ValueThreshold) -> list[dict[str, Any]]:
     value, bound, rows = test["accuracy"], params.accuracy, test["rows"]
-    said = f"Accuracy {value:.2%} is {'at least' if value >= bound else 'below'} the bound of {bound:.2%}."
-    criteria = [
-        _criterion("value_threshold", "pass" if value >= bound else "fail", said, value=value, bound=bound, rows=rows)
-    ]
+    numbers = {"value": value, **_interval(round(value * rows), rows), "bound": bound, "rows": rows}
+    said = (
+        f"Accuracy {value:.2%} is {'at least' if value >= bound else 'below'} the bound of {bound:.2%} (95 % interval "
+        f"{numbers['low']:.2%} to {numbers['high']:.2%}, {rows} rows)."
+    )
+    criteria = [_criterion("value_threshold", "pass" if value >= bound else "fail", said, **numbers)]
     if (most := params.ece) is not None:
-        error = test["ece"]
-        said = f"Calibration error {error:.4f} is {'at most' if error <= most else 'above'} the bound of {most:g}."
-        verdict = "pass" if error <= most else "fail"
-        criteria.append(_criterion("calibration", verdict, said, value=error, bound=most, rows=rows))
+        error, low, high = (test[name] for name in ("ece", "ece_low", "ece_high"))
+        said = (
+            f"Calibration error {error:.4f} is {'at most' if error <= most else 'above'} the bound of {most:g} (95 % "
+            f"interval {low:.4f} to {high:.4f}, {rows} rows)."
+        )
+        numbers = {"value": error, "low": low, "high": high, "bound": most, "rows": rows}
+        criteria.append(_criterion("calibration", "pass" if error <= most else "fail", said, **numbers))
     return criteria
 
 
@@ -99,6 +107,11 @@ def _look(split: str, b: int, c: int, rows: int, level: float) -> dict[str, Any]
     return {"split": split, "rows": rows, "b": b, "c": c, "level": level, **numbers}
 
 
+def _interval(right: int, rows: int) -> dict[str, float]:
+    low, high = wilson(right, rows)
+    return {"low": round(low, 6), "high": round(high, 6)}
+
+
 def _difference(b: int, c: int, rows: int, level: float) -> dict[str, float]:
     low, high = interval(b, c, rows, level)
     return {"value": round((c - b) / rows, 6), "low": round(low, 6), "high": round(high, 6)}
@@ -142,8 +155,8 @@ def new_days(days: list[dict[str, Any]], test: dict[str, Any], params: NewDays) 
     small = [day["day"] for day in days if day["rows"] < params.min_rows]
     p_values = [lower_by(day["right"], day["rows"], test["accuracy"], test["rows"], params.margin) for day in judged]
     table = [
-        {"day": day["day"], "rows": day["rows"], "value": round(day["right"] / day["rows"], 6), "p": float(f"{p:.3g}"),
-         "worse": worse}
+        {"day": day["day"], "rows": day["rows"], "value": round(day["right"] / day["rows"], 6),
+         **_interval(day["right"], day["rows"]), "p": float(f"{p:.3g}"), "worse": worse}
         for day, p, worse in zip(judged, p_values, holm(p_values, params.level), strict=True)
     ]  # fmt: skip
     strange = [row for row in table if row["worse"]]

@@ -18,7 +18,8 @@ from pipelines import evaluate, gate, package, publish
 from pipelines.params.section import ParamsError
 from pipelines.programs.champion import drifted, seen_frozen
 from pipelines.statistics.drift import divergence, stability_index
-from pipelines.tasks.image_classification.score import score, wilson
+from pipelines.statistics.shares import wilson
+from pipelines.tasks.image_classification.score import score
 from tests.pipelines.models import LABELS, MODEL, champion, checkout, make_model, profile
 
 # --- figures
@@ -43,13 +44,29 @@ def test_a_model_that_is_sure_and_wrong_is_badly_calibrated() -> None:
     assert score(np.array([[1.0, 0.0]] * 4), np.array([1, 1, 1, 0]), ["a", "b"], 10)["ece"] == 0.75
 
 
+def test_the_interval_of_the_calibration_error_is_as_wide_as_the_error_scatters() -> None:
+    """Models that are as wrong about themselves, on other rows: nine intervals in ten and more hold the true error."""
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.6, 1.0, (200, 2000))
+    found = []
+    for confidence in sure:
+        right = rng.random(2000) < confidence - 0.1  # too sure by a tenth, wherever
+        figures = score(np.stack([confidence, 1 - confidence], 1), np.where(right, 0, 1), ["a", "b"], 10)
+        assert figures["ece_low"] <= figures["ece"] <= figures["ece_high"]
+        found.append((figures["ece_low"], figures["ece_high"]))
+    assert np.mean([low <= 0.1 <= high for low, high in found]) > 0.9
+    widths = [high - low for low, high in found]
+    assert 0.02 < np.mean(widths) < 0.06  # 3.9 standard errors of a share of 2,000 rows
+
+
 def test_a_class_that_never_appears_has_figures() -> None:
     row = score(np.array([[0.9, 0.05, 0.05]]), np.array([0]), ["a", "b", "c"], 10)["per_class"][2]
     assert (row["rows"], row["precision"], row["recall"], row["f1"]) == (0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("correct", "n", "interval"), [(8, 10, (0.4902, 0.9433)), (0, 10, (0.0, 0.2775)), (6852, 10_000, (0.6760, 0.6942))]
+    ("correct", "n", "interval"),
+    [(0, 0, (0.0, 1.0)), (8, 10, (0.4902, 0.9433)), (0, 10, (0.0, 0.2775)), (6852, 10_000, (0.6760, 0.6942))],
 )
 def test_the_interval_of_a_share_is_wilsons(correct: int, n: int, interval: tuple[float, float]) -> None:
     assert wilson(correct, n) == pytest.approx(interval, abs=1e-4)

@@ -1,14 +1,16 @@
 """How good probabilities are, in numbers that stay the same to the last byte."""
 
 from collections.abc import Mapping
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from pipelines.statistics.shares import wilson
+
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+DRAWS = 1000  # of the bootstrap
 
 
 def score(
@@ -17,7 +19,8 @@ def score(
     """The figures of one model on one split, and its accuracy on each of the split's ``parts`` (which rows they have).
 
     ``probabilities`` is ``[n, classes]``, ``y`` int64 ``[n]``. Gives ``accuracy`` with its 95 % Wilson interval,
-    ``macro_f1``, ``log_loss`` and ``ece`` (expected calibration error over equal bins of confidence), and the tables
+    ``macro_f1``, ``log_loss`` and ``ece`` (expected calibration error over equal bins of confidence) with its interval,
+    and the tables
     ``per_class``, ``confusion`` (rows: actual, columns: predicted), ``calibration`` and ``parts``.
     """
     predicted = probabilities.argmax(1)
@@ -33,21 +36,12 @@ def score(
         "accuracy_high": rounded(high),
         "macro_f1": rounded(sum(row["f1"] for row in per_class) / len(labels)),
         "log_loss": rounded(-float(np.log(likelihood).mean())),
-        "ece": rounded(sum(row["rows"] * abs(row["accuracy"] - row["confidence"]) for row in calibration) / n),
+        **_calibration_error(calibration, n),
         "per_class": per_class,
         "confusion": confusion.tolist(),
         "calibration": calibration,
         "parts": [_of_part(predicted[mask] == y[mask], name) for name, mask in (parts or {}).items()],
     }
-
-
-def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's two-sided interval of a share (Wilson 1927)."""
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    share, weight = correct / n, z * z / n
-    center = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * ((share * (1 - share) + weight / 4) / n) ** 0.5
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def rounded(value: float) -> float:
@@ -68,7 +62,7 @@ def _of_class(confusion: Ints, i: int, label: str) -> dict[str, Any]:
 
 def _of_part(right: Mask, name: str) -> dict[str, Any]:
     rows, hit = len(right), int(right.sum())
-    low, high = wilson(hit, rows) if rows else (0.0, 1.0)
+    low, high = wilson(hit, rows)
     return {
         "slice": name,
         "rows": rows,
@@ -91,3 +85,15 @@ def _calibration(probabilities: Floats, right: Mask, bins: int) -> list[dict[str
         }
         for i in np.unique(which)
     ]
+
+
+def _calibration_error(calibration: list[dict[str, Any]], n: int) -> dict[str, float]:
+    """The expected calibration error and the 95 % interval of a bootstrap of each bin's right answers.
+
+    Chance alone makes bins look a little uncalibrated, and a bootstrap a little more: it leans upwards.
+    """
+    rows, right, sure = (np.array([row[name] for row in calibration]) for name in ("rows", "accuracy", "confidence"))
+    error = float((rows * np.abs(right - sure)).sum() / n)
+    drawn = np.random.default_rng(0).binomial(rows, right, (DRAWS, len(rows)))
+    low, high = np.quantile(np.abs(drawn - rows * sure).sum(1) / n, (0.025, 0.975))
+    return {"ece": rounded(error), "ece_low": rounded(min(low, error)), "ece_high": rounded(max(high, error))}
