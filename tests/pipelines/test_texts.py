@@ -22,7 +22,12 @@ from tests.pipelines.small import land as put
 NIGHT = date(2026, 1, 31)
 LABELS = ["bad", "good"]
 WORDS = """the a film was is not very of and plot with actors who they story long short seen again once""".split()  # noqa: SIM905
-DEMANDS: dict[str, Any] = {"length": [5, 2000], "max_outside": 0.02, "max_faulty": 0.02}
+DEMANDS: dict[str, Any] = {
+    "length": [5, 2000],
+    "max_outside": 0.02,
+    "max_faulty": 0.02,
+    "distance": {"warn": 0.5, "stop": 1},
+}
 
 
 @pytest.fixture
