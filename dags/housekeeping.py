@@ -1,5 +1,7 @@
 """Housekeeping, once an hour: a night that is late is told, with what it waits for; what is old in S3 is removed.
 
+Once a day it looks through DVC's objects: the branch says which are needed, so it runs where the repository is.
+
 Airflow stays green while a task waits for a queue that no worker serves, or for a run that never begins.
 """
 
@@ -30,4 +32,4 @@ with DAG(
         retry_delay=timedelta(minutes=5),
         **queue,
     )
-    EngineOperator(task_id="old", verb="housekeeping", retries=1, retry_delay=timedelta(minutes=5))
+    EngineOperator(task_id="old", verb="housekeeping", retries=1, retry_delay=timedelta(minutes=5), **queue)

@@ -94,7 +94,7 @@ def _dispatch(args: argparse.Namespace) -> Receipt | None:
     if args.verb == "housekeeping":
         from nightshift.engine.housekeeping import housekeeping
 
-        return housekeeping()
+        return housekeeping(daily=True)
     if args.verb == "rollback":
         from nightshift.engine.rollback import rollback
 

@@ -16,6 +16,7 @@ from nightshift.engine.key import EMPTY_LISTING, md5
 from nightshift.engine.objects import Objects, remote_url
 from nightshift.engine.report import Receipt
 from nightshift.engine.settings import PERSONAL_SECRET, home, setting
+from nightshift.engine.sweep import survive
 from nightshift.engine.workspace import Workspace, lay_data, workspace
 from nightshift.errors import NightshiftError
 from nightshift.releases.store import open_store
@@ -50,6 +51,8 @@ def ingest(dataset: str, dag: str, run: str) -> Receipt:
     if not journal.put(f"data/{dataset}.json", fragment):
         # Another attempt was faster: this run's snapshot is the one that stands.
         fragment = journal.get(f"data/{dataset}.json") or fragment
+    if changed:
+        survive(journal.store, objects, [out["md5"] for out in outs.values()])
     return _receipt(dataset, fragment, journal.get(f"ingest/{dataset}.json") or report)
 
 

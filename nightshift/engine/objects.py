@@ -27,12 +27,17 @@ def remote_url(config: Path) -> str:
     Raises:
         NightshiftError: there is no default remote.
     """
-    parser = configparser.ConfigParser()
-    parser.read(config)
-    url = parser.get(f"'remote \"{default_remote(config)}\"'", "url", fallback="")
+    url = remote_url_of(config.read_text() if config.exists() else "")
     if not url:
         raise NightshiftError(f"{config} names no default remote", "dvc remote add --default store s3://<bucket>/dvc")
     return url
+
+
+def remote_url_of(text: str) -> str:
+    """The same of a config's text; empty when there is none."""
+    parser = configparser.ConfigParser()
+    parser.read_string(text)
+    return parser.get(f"'remote \"{parser.get('core', 'remote', fallback='')}\"'", "url", fallback="")
 
 
 class Objects:

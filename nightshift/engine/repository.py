@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from nightshift.errors import NightshiftError
@@ -79,6 +80,18 @@ class Repository:
         """Path to blob id of every file of a commit."""
         listed = self.git("ls-tree", "-r", "-z", commit).decode().split("\0")
         return {path: about.split()[2] for about, _, path in (line.partition("\t") for line in listed if line)}
+
+    def states(self, since: datetime) -> set[str]:
+        """The tips of all branches and tags, and every commit that was one of a branch after ``since``.
+
+        A commit is the tip until its child comes: what an old branch was the day before a new commit counts, too.
+        """
+        kept = set(self.git("rev-list", "--no-walk", "--all").decode().split())
+        for line in self.git("log", "--all", "--format=%H %ct %P").decode().splitlines():
+            commit, at, *parents = line.split()
+            if int(at) >= since.timestamp():
+                kept |= {commit, *parents}
+        return kept
 
     def recorded(self, tip: str, since: str, line: str) -> str | None:
         """The commit after ``since`` whose message has this line; None when there is none."""

@@ -89,6 +89,7 @@ def _computed(
     attempt: int,
 ) -> Receipt:
     from nightshift.engine.compute import compute, push_record
+    from nightshift.engine.sweep import survive
 
     meter = costs.Meter()
     say(f"attempt {attempt} of {name}")
@@ -110,6 +111,7 @@ def _computed(
     else:
         receipt = _put(journal, name, entry, "done", inputs, f"computed in {took:.0f} s", changed, used)
         say(f"{name} took {costs.said(used)}")
+    survive(journal.store, objects, entry_hashes(entry["outs"]).values())
     durations.note(journal.store, name, took)
     if key:
         push_record(objects, key, entry)

@@ -151,6 +151,7 @@ def _put(objects: Objects, name: str) -> bool:
         raise NightshiftError(
             f"object {name} in the cache {objects.cache} was not what its name says, and is removed", "clear the task"
         )
+    file.touch()  # an old object that is made again is young: housekeeping leaves it
     return objects.upload(name)
 
 

@@ -17,7 +17,7 @@ from pipelines.params import dataset
 from pipelines.params.model import Model
 from pipelines.params.section import ParamsError, Section, nearest, read
 
-SECTIONS = ["schedule", "notify", "costs", "toolchain", "datasets", "models"]
+SECTIONS = ["schedule", "notify", "costs", "housekeeping", "toolchain", "datasets", "models"]
 OURS = {"release_format": int, "accelerator": str, "threads": int}  # the other keys of toolchain are distributions
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")  # it becomes part of commands, paths, DAG ids and URLs
 
@@ -64,6 +64,13 @@ class Costs(Section):
     watts: Watts
 
 
+class Housekeeping(Section):
+    """What DVC's store keeps."""
+
+    history_days: Annotated[int, Field(ge=1)]
+    """Days of a branch's history whose data and results stay, beside those of every tip, tag, run and release."""
+
+
 def check(root: Path = Path()) -> None:
     """Every section, and every name that points to another section or to a file.
 
@@ -78,6 +85,7 @@ def check(root: Path = Path()) -> None:
         raise ParamsError("\n".join(wrong))
     wrong += _schedule(tree["schedule"], file) + _section(Notify.check, tree["notify"], "notify", file)
     wrong += _toolchain(tree["toolchain"], file)
+    wrong += _section(Housekeeping.check, tree["housekeeping"], "housekeeping", file)
     for name, entry in tree["datasets"].items():
         where = f"datasets.{name}"
         wrong += _name(name, where, file)

@@ -17,6 +17,8 @@ NOW = datetime(2026, 11, 28, tzinfo=UTC)
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStore:
     """A work bucket in a folder: key to its age in days."""
     monkeypatch.setenv("NIGHTSHIFT_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("NIGHTSHIFT_REGISTRY", str(tmp_path / "registry"))
+    monkeypatch.delenv("NIGHTSHIFT_REPO", raising=False)
     store = FolderStore(tmp_path / "work")
     ages = {
         "runs/train_m/long-ago/base.json": 120,
@@ -31,6 +33,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStore:
         "checkpoints/going-on/0b/file": 40,
         "leases/held.json": 0,
         "leases/dead.json": 2,
+        "sweeps/killed.json": 2,
+        "sweeps/done": 0,
+        "clocks/killed": 2,
         "held/mnist/date=2020-01-01.json": 2000,
         "durations/train@m.json": 2000,
         "dvc/files/md5/aa/bb": 2000,
@@ -49,21 +54,24 @@ def test_what_is_old_goes_whole_and_nothing_else(work: FolderStore, capsys: pyte
     would = re.findall(r"would remove \S+/work/(\S+)", capsys.readouterr().out)
     done = housekeeping(now=NOW)
     gone = set(before) - set(work.list(""))
-    assert {key.rpartition("/")[0] for key in gone if "leases" not in key} == {
+    single = {"leases/dead.json", "sweeps/killed.json", "clocks/killed"}
+    assert {key.rpartition("/")[0] for key in gone - single} == {
         "runs/train_m/long-ago",
         "runs/train_m/long-ago/stages",
         "nights/2026-07-01.1",
         "checkpoints/abandoned",
         "checkpoints/abandoned/0a",
     }
-    assert {key for key in gone if "leases" in key} == {"leases/dead.json"}
+    assert gone >= single
     assert sorted(would) == [
         "checkpoints/abandoned",
+        "clocks/killed",
         "leases/dead.json",
         "nights/2026-07-01.1",
         "runs/train_m/long-ago",
+        "sweeps/killed.json",
     ]
-    assert foreseen.details == done.details == {"removed": dict.fromkeys(KEPT, 1)}
+    assert foreseen.details == done.details == {"removed": dict.fromkeys(KEPT, 1), "swept": {}}
     assert housekeeping(now=NOW).message == "removed by age: nothing"
 
 

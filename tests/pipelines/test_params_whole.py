@@ -34,6 +34,7 @@ def test_the_shipped_file_is_right(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ("late_after_hours: 6", "late_after_hours: soon", "schedule.late_after_hours is 'soon'"),
         ("  good: false", "  god: false", "notify.god is unknown; did you mean good?"),
         ("  threads: 1", "  threads: one", "toolchain.threads is 'one': a int is wanted"),
+        ("  history_days:", "  history:", "housekeeping.history is unknown; did you mean history_days?"),
         ("  pyarrow:", "  pyarow:", "toolchain.pyarow is unknown"),
         ("      min_std: 1", "      min_sdt: 1", "datasets.cifar10.validate.min_sdt is unknown; did you mean min_std?"),
         ("reader: images", "reader: image", "there is no pipelines/datasets/image.py; did you mean images?"),
