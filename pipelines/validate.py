@@ -85,7 +85,9 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
     page = content(
         verdict, failed, days, results["days"], found.distributions, index, root / "data" / "profiles" / dataset
     )
-    shown = {"columns": suite.COLUMNS, "shares": found.shares, **page}
+    others = {failure["column"] for failure in failed if failure["suite"] == "days"} - suite.COLUMNS.keys()
+    columns = suite.COLUMNS | {column: column.replace("_", " ") for column in sorted(others)}
+    shown = {"columns": columns, "shares": found.shares, **page}
     plot = days.assign(shift=days.filter(regex="shift$").max(axis=1))[["date", "rows", "quarantined", "shift"]]
     profile = _profile(found.distributions, accepted)
     return _write(root, dataset, verdict, results, shown, profile, plot.to_csv(index=False))

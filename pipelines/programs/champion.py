@@ -69,7 +69,8 @@ def drifted(folder: Path, days: list[str], profile: dict[str, Any]) -> dict[str,
         profile: validation's ``profile.json``, which has the training rows of each day.
 
     Returns:
-        ``all`` and ``days``; None when the release is of before releases had a profile.
+        ``all``, ``days``, and the names of ``other_bins``, which cannot be compared; None when the release is of
+        before releases had a profile.
     """
     path = folder / "profile.json"
     if not path.is_file():
@@ -84,7 +85,9 @@ def drifted(folder: Path, days: list[str], profile: dict[str, Any]) -> dict[str,
         for day in days
         if day not in seen
     ]
-    return {"all": drift.compared(drift.total(profile, days), champion), "days": new}
+    mine = drift.total(profile, days)
+    shifts = drift.compared(mine, champion)
+    return {"all": shifts, "days": new, "other_bins": sorted(mine.keys() - shifts.keys())}
 
 
 def _dataset(folder: Path) -> dict[str, Any]:

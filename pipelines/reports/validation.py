@@ -45,22 +45,24 @@ def content(
     shown = sorted({*days["date"][-NEWEST:], *(day for failure in failures for day in failure["days"][:NEWEST])})
     table = days[days["date"].isin(shown)].to_dict("records")
     marks = _marks(failures)
+    close = [day for day in _close_days(failures) if day in set(days["date"])]
+    trends = [trend(table, demand, marks) for demand in _once(demands)]
     return {
         "cause": cause(verdict, failures),
         "stopped": _days(failures, "critical"),
         "warned": _days(failures, "warning"),
-        "failures": failures,
+        "failures": [failure for failure in failures if not _said_already(failure, marks)],
         "worst_records": [
             {"failure": failure, "count": len(failure["places"]), "records": _with_pictures(worst[:WORST], profiles)}
             for failure in failures
-            if failure["suite"] == "records" and (worst := worst_first(failure))
+            if failure["suite"] == "records"
+            and (worst := worst_first(failure))
+            and not {place["date"] for place in worst} <= set(close)
         ],
         "table": table,
         "marks": marks,
-        "trends": [trend(table, demand, marks) for demand in _once(demands)],
-        "closely": [
-            _closely(day, failures, days, rows, profiles) for day in _close_days(failures) if day in set(days["date"])
-        ],
+        "trends": sorted(trends, key=lambda one: not any(point["mark"] for point in one["points"])),
+        "closely": [_closely(day, failures, marks, days, rows, profiles) for day in close],
         "quarantine": {day: why for day in reversed(shown) if day in index and (why := quarantined(index[day]))},
     }
 
@@ -129,6 +131,12 @@ def _marks(failures: list[Failure]) -> dict[tuple[str, str], str]:
     return found
 
 
+def _said_already(failure: Failure, marks: dict[tuple[str, str], str]) -> bool:
+    """Whether all its days fail a stricter bound of the same column."""
+    severe = {marks[day, failure["column"]] for day in failure["days"]}
+    return failure["severity"] == "warning" and severe == {"critical"}
+
+
 def _once(demands: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is demanded of each column of the days that may be other than nothing, with all its bounds."""
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
@@ -140,10 +148,15 @@ def _once(demands: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _closely(
-    day: str, failures: list[Failure], days: pd.DataFrame, rows: dict[str, pd.DataFrame], profiles: Path
+    day: str,
+    failures: list[Failure],
+    marks: dict[tuple[str, str], str],
+    days: pd.DataFrame,
+    rows: dict[str, pd.DataFrame],
+    profiles: Path,
 ) -> dict[str, Any]:
     """One day: what failed there, on which records, what it looks like, and how it differs from the days before."""
-    of_day = [failure for failure in failures if day in failure["days"]]
+    of_day = [failure for failure in failures if day in failure["days"] and not _said_already(failure, marks)]
     before = [date for date in days["date"] if date < day]
     stopped = _days(failures, "critical")
     calm = [date for date in before if date not in stopped]

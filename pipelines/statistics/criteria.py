@@ -205,7 +205,8 @@ def drift(found: dict[str, Any] | None, params: Drift) -> dict[str, Any]:
     if stopped:
         said = (
             f"The training rows are not like those of the champion (PSI above {params.stop:g}): {listed(stopped)}. "
-            "Look at that day; `nightshift drop` takes it out."
+            "`nightshift drop` takes a day out; where the world itself has changed, `nightshift promote` serves the "
+            "challenger all the same."
         )
     elif warned:
         said = f"The training rows drift from those of the champion (PSI above {params.warn:g}): {listed(warned)}."
@@ -216,6 +217,8 @@ def drift(found: dict[str, Any] | None, params: Drift) -> dict[str, Any]:
         )
     if small:
         said += f" Not judged, with fewer than {params.min_rows} rows: {', '.join(small)}."
+    if others := found["other_bins"]:
+        said += f" Not compared, because the first days are others now and cut it otherwise: {', '.join(others)}."
     levels = {"warn": params.warn, "stop": params.stop}
     return _criterion(name, "fail" if stopped else "pass", said, **levels, parts=table, warns=bool(warned))
 

@@ -209,10 +209,22 @@ def test_new_days_are_held_against_what_the_champion_was_trained_on(root: Path, 
     new = {"rows": 600, "others": 120, "psi": stability_index([400, 200, 0], [40, 40, 40])}
     assert day["shifts"] == {"label": {**new, "js": divergence([400, 200, 0], [40, 40, 40])}}
     assert found["all"]["label"]["rows"] == 720
+    assert found["other_bins"] == []
     assert 0 < found["all"]["label"]["psi"] < new["psi"]
     plotted = (root / f"artifacts/evaluations/{MODEL}/drift.csv").read_text().splitlines()
     assert plotted[0] == "of,psi,js"
     assert plotted[2] == f'"2026-01-03, label",{new["psi"]},{day["shifts"]["label"]["js"]}'
+
+
+def test_what_was_cut_into_other_bins_is_not_compared(root: Path, made: Path) -> None:
+    served(root, made, 1)
+    file = root / "artifacts/validations/cifar10/profile.json"
+    found = json.loads(file.read_text())
+    found["distributions"]["age"] = {"bins": ["below", "from 30"], "days": {}}
+    file.write_text(json.dumps(found))
+    judged(root)
+    drift = json.loads((root / f"artifacts/evaluations/{MODEL}/details/compared.json").read_text())["drift"]
+    assert (list(drift["all"]), drift["other_bins"]) == (["label"], ["age"])
 
 
 def test_a_release_of_before_profiles_says_nothing_about_drift(tmp_path: Path) -> None:

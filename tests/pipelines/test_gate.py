@@ -203,15 +203,16 @@ def moved(part: str, psi: float, rows: int = 5000, accepted: str | None = None) 
 
 
 def with_drift(*days: dict[str, Any], all_: float = 0.01, test: tuple[int, int] = (400, 500)) -> dict[str, Any]:
-    return judged(test, test, drift={"all": moved("", all_)["shifts"], "days": list(days)})
+    return judged(test, test, drift={"all": moved("", all_)["shifts"], "days": list(days), "other_bins": []})
 
 
 def test_a_day_unlike_what_the_champion_was_trained_on_fails_by_its_name() -> None:
     decision = with_drift(moved("2026-01-02", 0.83), moved("2026-01-03", 0.03))
     assert decision["verdict"] == "fail"
     assert decision["reasons"] == [
-        "The training rows are not like those of the champion (PSI above 0.5): label of 2026-01-02: 0.83. Look at that "
-        "day; `nightshift drop` takes it out."
+        "The training rows are not like those of the champion (PSI above 0.5): label of 2026-01-02: 0.83. `nightshift "
+        "drop` takes a day out; where the world itself has changed, `nightshift promote` serves the challenger all the "
+        "same."
     ]
     levels = {(row["part"], row["what"]): row["level"] for row in criterion(decision, "drift")["parts"]}
     assert levels.pop(("2026-01-02", "label")) == "stop"
@@ -237,6 +238,12 @@ def test_a_day_that_a_person_let_in_only_warns_and_a_small_one_is_not_judged() -
     said = criterion(decision, "drift")["reason"]
     assert "label of 2026-01-02: 0.83" in said
     assert "Not judged, with fewer than 300 rows: 2026-01-03." in said
+
+
+def test_what_is_cut_into_other_bins_by_now_is_named() -> None:
+    drift = {"all": moved("", 0.01)["shifts"], "days": [], "other_bins": ["age"]}
+    said = criterion(judged((400, 500), (400, 500), drift=drift), "drift")["reason"]
+    assert said.endswith("Not compared, because the first days are others now and cut it otherwise: age.")
 
 
 def test_a_champion_of_before_profiles_is_not_held_against_anything() -> None:
@@ -325,7 +332,7 @@ def test_a_misspelt_threshold_is_answered_with_the_right_one() -> None:
 
 def test_the_report_of_a_pass_leads_with_the_gain_and_what_warns() -> None:
     scores = score(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]), ["a", "b"], 5)
-    found = evaluation((400, 500), (400, 500), drift={"all": moved("", 0.2)["shifts"], "days": []})
+    found = evaluation((400, 500), (400, 500), drift={"all": moved("", 0.2)["shifts"], "days": [], "other_bins": []})
     text = render(
         "gate.html", model="m", decision=decide(*found, params()), metrics=found[0], challenger=scores, champion=scores
     )
@@ -340,7 +347,7 @@ def test_the_report_escapes_what_it_shows_and_runs_nothing() -> None:
     y = np.array([0, 1, 1, 0])
     scores = score(np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]]), y, labels, 5)
     parts = [{"slice": labels[0], **counts(20, 20, 500)}]
-    drift = {"all": moved("", 0.2)["shifts"], "days": [moved(labels[0], 0.6)]}
+    drift = {"all": moved("", 0.2)["shifts"], "days": [moved(labels[0], 0.6)], "other_bins": []}
     met = evaluation((400, 500), (400, 500), slices=parts, drift=drift)
     for champion, found in ((None, evaluation()), (scores, met)):
         text = render(

@@ -96,7 +96,7 @@ def decided() -> str:
     """The gate's page on a model whose names are hostile, and which met a champion."""
     scores = score(np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]), np.array([0, 1, 1]), [EVIL, "b"], 5)
     slices = [{"slice": EVIL, **counts(20, 20, 500)}, {"slice": "much worse", **counts(90, 5, 500)}]
-    drift = {"all": moved("", 0.2)["shifts"], "days": [moved(EVIL, 0.6)]}
+    drift = {"all": moved("", 0.2)["shifts"], "days": [moved(EVIL, 0.6)], "other_bins": []}
     metrics, compared = evaluation((400, 500), (400, 500), slices=slices, perturbations=slices[:1], drift=drift)
     decision = decide(metrics, compared, params())
     shown = {"challenger": scores, "champion": scores}
