@@ -114,7 +114,7 @@ def model_card(
 
 - **Task**: {entry["task"].replace("_", " ")}; {len(dataset["labels"])} classes: {", ".join(dataset["labels"])}.
 - **Network**: {entry["family"]}, {metrics["program"]["parameters"]:,} parameters.
-- **Data**: {card.data}.
+- **Data**: {entry["dataset"]}, from {card.data}.
 - **License of the data**: {card.licence}.
 - **Trained on**: {rows["train"]:,} rows of {len(days)} day{"s" if len(days) != 1 else ""} ({days[0]} to {days[-1]});
   {rows["val"]:,} more to watch the training.

@@ -70,11 +70,12 @@ def serve(
     count = len(os.sched_getaffinity(0)) if processes == "auto" else int(processes) if processes.isdecimal() else 0
     if not 1 <= count <= 256:
         raise NightshiftError(f"--processes {processes} is no number of them", "give 1 to 256, or auto", exit_code=2)
-    if releases is not None:
-        registry = _registry_of(releases, registry)
-    if registry is None:
+    if registry is None and releases is None:
         take_settings("endpoint")
         registry = os.environ.get("NIGHTSHIFT_REGISTRY")
+    trusted = _trust(trust)
+    if releases is not None:
+        registry = _registry_of(releases, registry)
     if not registry:
         raise NightshiftError(
             "no registry is set",
@@ -117,7 +118,7 @@ def serve(
         log_level=log_level.value,
         log_json=None if log is Log.auto else log is Log.json,
         plan=_plan(sample_rate, sample_leave_out, registry),
-        trust=_trust(trust),
+        trust=trusted,
     )
     raise typer.Exit(server.serve(settings))
 

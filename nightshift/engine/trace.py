@@ -20,8 +20,8 @@ from nightshift.engine.key import file_md5
 from nightshift.engine.objects import Objects
 from nightshift.engine.repository import Repository
 from nightshift.errors import NightshiftError
-from nightshift.releases import verify
-from nightshift.releases.errors import ReleaseError, ReleaseUnknown
+from nightshift.releases import signing, verify
+from nightshift.releases.errors import ReleaseCorrupt, ReleaseError, ReleaseUnknown
 from nightshift.releases.ledger import History, Ledger
 from nightshift.releases.manifest import Manifest, short
 from nightshift.releases.registry import Registry
@@ -51,12 +51,15 @@ def links(registry: Registry, model: str, digest: str, say: Callable[[str], None
         try:
             folder = registry.fetch(model, digest, Path(scratch))
             manifest = registry.manifest(model, digest)
+            signers = _signers(registry, model, digest)
         except ReleaseError as error:
             wrong = next((each for each in verify.releases(registry.store, model, digest) if each.wrong), None)
             yield Link("release", "broken", f"{wrong.key} {wrong.wrong}" if wrong else error.message)
             return
         said = f"{model} {short(digest)}: {len(manifest.files)} files and the manifest, {manifest.size:,} bytes"
-        yield Link("release", "whole", said, {"digest": digest, "model_digest": manifest.model_digest})
+        said += f", signed with {' and '.join(signers)}" if signers else ""
+        facts = {"digest": digest, "model_digest": manifest.model_digest, "signed_by": signers}
+        yield Link("release", "whole", said, facts)
         try:
             history = Ledger(registry.store).history(model)
         except ReleaseError as error:
@@ -83,6 +86,16 @@ def links(registry: Registry, model: str, digest: str, say: Callable[[str], None
                 yield Link(name, "unchecked", str(why))
             except (NightshiftError, ReleaseError) as error:
                 yield Link(name, "broken", error.message)
+
+
+def _signers(registry: Registry, model: str, digest: str) -> list[str]:
+    """The ids of the keys that signed it. Raises ReleaseCorrupt for a signature that is not what was written."""
+    found, manifest = registry.signatures(model, digest), registry.manifest_bytes(model, digest)
+    for key_id, data in found.items():
+        fault = signing.fault(data, model, digest, key_id, manifest)
+        if fault:
+            raise ReleaseCorrupt(f"the signature of {key_id} {fault}", "sign it again, after removing that")
+    return list(found)
 
 
 def _ledger(history: History, digest: str, fault: str) -> Link:

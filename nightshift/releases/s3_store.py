@@ -246,8 +246,9 @@ def _authority(bundle: str | None) -> dict[str, bytes]:
 def _code(error: Exception) -> str:
     """The server's word for what is wrong, else the status of its answer."""
     text = str(error)
-    found = re.search(r"<Code>(\w+)</Code>", text) or re.search(r"status code: (\d+)", text)
-    return found[1] if found else ""
+    # The second is how the answer to a removal, which is one of a list of them, is told.
+    shapes = (r"<Code>(\w+)</Code>", r"\(code: (\w+)\)", r"status code: (\d+)")
+    return next((found[1] for shape in shapes if (found := re.search(shape, text))), "")
 
 
 def _words(error: Exception) -> str:

@@ -4,7 +4,6 @@ The event loop never waits for any of it. A release that fails is refused for th
 the store is away, what serves goes on serving, and a new process serves its last known releases from its local copies.
 """
 
-import json
 import logging
 import os
 import threading
@@ -28,9 +27,9 @@ from nightshift.releases.manifest import short
 from nightshift.releases.marks import Marks, retired, retirement
 from nightshift.releases.registry import Registry
 from nightshift.releases.signing import UNSIGNED, Trust
-from nightshift.releases.store import whole_file
 from nightshift.serving.canary import Tallies
 from nightshift.serving.engine import Engine, drop
+from nightshift.serving.last_known import LastKnown
 from nightshift.serving.model import LoadedModel, ReleaseRefused, load
 from nightshift.serving.processes import Peers
 
@@ -46,7 +45,7 @@ class _Overtaken(Exception):
 
 
 class Follower:
-    """``copies`` is the folder of local copies; ``serving.json`` in it remembers what served last.
+    """``copies`` is the folder of local copies.
 
     With ``trust`` only what one of its keys signed is loaded.
     """
@@ -68,6 +67,7 @@ class Follower:
         self.engine = engine
         self.copies = copies
         self.trust = trust
+        self._last_known = LastKnown(copies, registry.store.url)
         self.problem: str | None = None
         self.read_at = time.time()  # when the ledger was last read whole; before that, since when it was not
         self.counts: Counter[tuple[str, ...]] = Counter()  # ("swaps", model) and ("refused", model, kind of fault)
@@ -145,7 +145,7 @@ class Follower:
         problem: str | None = None
         try:
             self._known = set(self.ledger.models())
-            lost = set(self._last_known()) - self._known
+            lost = set(self._last_known.read()) - self._known
             if lost:  # a ledger never forgets: it was emptied, or its folder is not mounted
                 problem = f"{self.registry.store.url} has no orders of {min(lost)}, which was served by it before"
         except ReleaseError as error:
@@ -264,7 +264,7 @@ class Follower:
             return
         log.info("%s", self.engine.tombstones[name][""])
         self._sequence.pop(name, None)
-        self._keep_state({known: last for known, last in self._last_known().items() if known != name})
+        self._last_known.keep({known: last for known, last in self._last_known.read().items() if known != name})
         self._drop(name, old)
 
     def _drop(self, name: str, old: "Sequence[weakref.ref[LoadedModel]]") -> None:
@@ -306,25 +306,10 @@ class Follower:
         refused = self._refused.get(name)
         if refused and refused["sequence"] < sequence:
             del self._refused[name]
-        self._keep_state({**self._last_known(), name: {"digest": digest, "sequence": sequence}})
-
-    def _keep_state(self, models: dict[str, dict[str, Any]]) -> None:
-        state = {"format": 1, "registry": self.registry.store.url, "models": models}
-        try:
-            with whole_file(self.copies / "serving.json") as temporary:
-                temporary.write_text(json.dumps(state, sort_keys=True, indent=2) + "\n")
-        except OSError as error:
-            log.warning("cannot remember what serves in %s: %s", self.copies, error)
-
-    def _last_known(self) -> dict[str, dict[str, Any]]:
-        try:
-            state = json.loads((self.copies / "serving.json").read_text())
-            return dict(state["models"]) if state["registry"] == self.registry.store.url else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+        self._last_known.keep({**self._last_known.read(), name: {"digest": digest, "sequence": sequence}})
 
     def _serve_last_known(self) -> None:
-        for name, last in self._last_known().items():
+        for name, last in self._last_known.read().items():
             if self.engine.serving(name):
                 continue
             try:

@@ -187,8 +187,11 @@ def make_project(folder: Path) -> Project:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, digits) -> Iterator[Project]:
-    """A checkout whose stack is up and whose first day has landed; no night has run."""
+    """A checkout whose stack is up and whose first day has landed; no night has run. It demands signed releases."""
     made = make_project(tmp_path_factory.mktemp("project"))
+    (made.root / "trusted_keys").write_text(made.nightshift("signing-key", "create").stdout)
+    made.git("add", "trusted_keys")
+    made.edit(lambda params: params["models"]["mnist-mlp"]["deploy"].update(signed="required"))
     try:
         made.nightshift("up")
         made.land("date=2026-01-01/train.parquet", parquet(*digits["day1"]))

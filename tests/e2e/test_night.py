@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nightshift.errors import NightshiftError
+from nightshift.releases.signing import own_key
 from nightshift.stack import endpoint, runs
 from tests.e2e.conftest import until
 
@@ -47,6 +48,15 @@ def test_the_first_night_takes_trains_proves_publishes_and_serves(project, first
     assert model["deploy"] == "proven"
     status = endpoint.answer(project.stack)
     assert status["models"]["mnist-mlp"]["serving"] == model["release"]
+
+
+def test_what_serves_is_signed_with_the_checkouts_key_which_the_endpoint_demands(project, first):
+    key = own_key(project.stack.environment("deployer"))
+    (order,) = json.loads(project.nightshift("history", "mnist-mlp", "--json").stdout)
+    assert order["evidence"]["signed_by"] == key.public.id
+    assert endpoint.answer(project.stack)["models"]["mnist-mlp"]["signed_by"] == key.public.id
+    (row,) = json.loads(project.nightshift("releases", "--json").stdout)
+    assert (row["signed"], row["signed_by"]) == (True, [key.public.id])
 
 
 def test_the_curl_line_works_when_pasted(project, first):

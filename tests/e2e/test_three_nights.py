@@ -243,6 +243,7 @@ def test_nothing_secret_is_in_what_the_nights_left(project, champion):
     """Neither in Git, nor in the journals, nor in Airflow's task logs."""
     secrets = project.stack.secrets
     words = [key["secret"] for key in secrets["s3"]["keys"].values()] + [secrets["airflow"]["password"]]
+    words.append(project.stack.environment("deployer")["NIGHTSHIFT_SIGNING_KEY"])
     tracked = project.git("log", "-p", "--all")
     work = project.stack.s3.client("admin")
     keys = [

@@ -11,6 +11,7 @@ import pytest
 from nightshift.engine.journal import Journal
 from nightshift.engine.key import md5
 from nightshift.engine.trace import links
+from nightshift.releases.signing import SigningKey, sign
 from nightshift.releases.store import open_store
 from tests.releases.make import make_release
 from tests.serving.world import World
@@ -70,6 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Traced:
         "code": {CODE: md5(code)},
     }  # fmt: skip
     digest = world.publish(0, lineage=lineage, metrics={"accuracy": 0.71})
+    sign(world.registry, "toy", digest, SigningKey(b"s" * 32))
     journal = Journal(open_store(str(folder / "work")), "train_toy", "r1")
     journal.put("base.json", {"dag": "train_toy", "run": "r1", "remote": str(folder / "dvc")})
     evidence = {"verdict": "pass", "dag": "train_toy", "run": "r1", "commit": commit}
@@ -88,6 +90,7 @@ def test_every_link_of_a_whole_chain_is_whole_and_says_what_it_is(traced: Traced
     found = {link.name: link for link in links(traced.world.registry, "toy", traced.digest)}
     assert {link.state for link in found.values()} == {"whole"}, list(found.values())
     assert list(found) == ["release", "ledger", "decision", "evaluation", "champion", "training", "data", "code"]
+    assert found["release"].facts["signed_by"] == [SigningKey(b"s" * 32).public.id]
     assert "order 2 of test proven" in found["ledger"].said
     assert "accuracy 0.71" in found["decision"].said
     assert traced.champion[:12] in found["champion"].said

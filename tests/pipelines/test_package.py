@@ -114,8 +114,10 @@ def test_a_file_left_by_an_earlier_attempt_is_not_released(root: Path) -> None:
 
 def test_the_card_says_what_a_person_should_know(root: Path) -> None:
     card = (packaged(root) / "model_card.md").read_text()
+    stated = yaml.safe_load((root / "params.yaml").read_text())["models"][MODEL]["card"]
     for said in (
-        "Krizhevsky",
+        f"**Data**: cifar10, from {stated['data']}.",
+        f"**License of the data**: {stated['licence']}.",
         "95 % interval",
         "60 test rows",
         "red, green, blue",

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from nightshift.releases.ledger import Ledger, Order, Outcome, now
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
 from nightshift.serving.keys import digest
+from nightshift.stack.processes import free_ports
 from tests.releases.make import make_release
 
 KEY = "nsk_of-whoever-deploys"
@@ -26,9 +26,8 @@ ADMIN = {"Authorization": f"Bearer {KEY}"}
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that no outgoing connection of a busy machine takes before the server that is to have it starts."""
+    return free_ports(1)[0]
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -102,7 +101,7 @@ class Endpoint:
     def __init__(self, registry: str, copies: Path, environment: Mapping[str, str], options: Sequence[str] = ()):
         self.registry, self.copies, self.options = registry, copies, options
         self.environment = {**os.environ, "NIGHTSHIFT_ENDPOINT_KEY_SHA256": digest(KEY), **environment}
-        self.port, self.grpc_port = free_port(), free_port()
+        self.port, self.grpc_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=10)
         self.log = copies.parent / f"endpoint-{self.port}.log"
