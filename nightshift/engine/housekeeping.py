@@ -27,7 +27,8 @@ from nightshift.engine.reach import Reach
 from nightshift.engine.report import Receipt, say
 from nightshift.engine.repository import Repository
 from nightshift.engine.settings import branch, home, setting
-from nightshift.engine.sweep import clock, sweep, sweep_cache
+from nightshift.engine.sweep import sweep, sweep_cache
+from nightshift.releases.clock import Clock
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.store import Store, open_store
 
@@ -75,7 +76,7 @@ def housekeeping(
         NightshiftError: the repository is not the one of the nights.
     """
     store: Store = open_store(setting("NIGHTSHIFT_WORK"))
-    now = now or clock(store)
+    now = now or Clock(store)()
     removed = {}
     for kind in KEPT:
         found = old(store.written(f"{kind}/"), kind, now)

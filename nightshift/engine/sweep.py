@@ -26,6 +26,7 @@ from nightshift.engine import lock, transfer
 from nightshift.engine.objects import Objects, entry_hashes
 from nightshift.engine.reach import names
 from nightshift.engine.report import say
+from nightshift.releases.clock import Clock
 from nightshift.releases.store import Store
 
 GRACE = timedelta(days=14)  # what was put and is not named yet: a push whose commit is still to come
@@ -44,16 +45,6 @@ class Found:
     stays: dict[str, int] = field(default_factory=dict)
     objects: list[str] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)
-
-
-def clock(store: Store) -> datetime:
-    """The time by the clock of the store, which dates its objects: this machine's may be wrong by any amount."""
-    key = f"clocks/{secrets.token_hex(8)}"
-    store.put(key, b"")
-    try:
-        return store.written(key)[key]
-    finally:
-        store.delete(key)
 
 
 def survey(store: Store, reached: Mapping[str, str], now: datetime, written: Mapping[str, datetime]) -> Found:
@@ -101,7 +92,7 @@ def sweep(
         reach: what is reached at a time, read anew each time.
         now: instead of the store's clock.
     """
-    now = now or clock(work)
+    now = now or Clock(work)()
     written = {**store.written(FILES), **store.written(RECORDS)}  # before the journals: what comes later is young
     found = survey(store, reach(now), now, written)
     lately = [at for at in work.written(ENTRIES).values() if now - at < GAP]
@@ -133,6 +124,7 @@ def sweep_cache(
 def survive(work: Store, objects: Objects, outputs: Iterable[str]) -> None:
     """After a fragment was put: none of these outputs, which are in the cache here, was removed meanwhile."""
     named = {name: {name, *objects.members(name).values()} for name in outputs if name}
+    clock = Clock(work)
     for key, since in work.written("sweeps/").items():
         try:
             going = set(json.loads(work.get(key))["objects"]) if key.endswith(".json") else set()
@@ -141,7 +133,7 @@ def survive(work: Store, objects: Objects, outputs: Iterable[str]) -> None:
         if not (mine := [name for name, all_of_it in named.items() if all_of_it & going]):
             continue
         say("housekeeping removes what this run made again: waiting for its end")
-        while work.exists(key) and clock(work) - since < PATIENCE:
+        while work.exists(key) and clock() - since < PATIENCE:
             time.sleep(0.5)
         transfer.push(objects, mine)
 

@@ -6,6 +6,7 @@ golden     requests with known answers, and how close an answer must be
 registry   releases/<model>/<digest>/…
 signing    releases/<model>/<digest>/manifest.<key id>.sig: who vouches for a release, and whose word counts
 entries    what the ledger is made of: create-only JSON, each with its checksum
+clock      the time by the store's clock
 ledger     ledger/<model>/orders/<n>.json and …/outcomes/<n>.json
 marks      ledger/<model>/marks/<n>.json: what people keep and retire
 collect    removals/<model>/<digest>.json: what nobody needs any more, and its removal

@@ -7,6 +7,7 @@ Removal and use meet on that marker. Who removes puts the marker, *then* reads t
 finds half a release; a publisher of the same release waits for the marker to go and publishes again.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from typing import Any
 
 from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import ReleaseCorrupt, ReleaseUnknown
-from nightshift.releases.ledger import History, Ledger, live, now, rollback_target
+from nightshift.releases.ledger import History, Ledger, live, rollback_target
 from nightshift.releases.marks import Mark, Marks, retired, standing
 from nightshift.releases.registry import ABANDONED, Registry, Removal
 
@@ -49,7 +50,7 @@ def survey(
     for key, at in registry.store.written(f"releases/{'/'.join(only)}/" if only else "releases/").items():
         _, model, digest, path = key.split("/", 3)
         written.setdefault((model, digest), {})[path] = at
-    found = []
+    found, at = [], ledger.clock()
     for key in registry.store.list("removals/") if not only else []:
         model, digest = key.removeprefix("removals/").removesuffix(".json").split("/")
         size = _size(registry, model, digest, written.pop((model, digest), {}))
@@ -60,7 +61,7 @@ def survey(
         settled = [(order, outcome) for order, outcome in history if outcome]
         back = rollback_target(settled, _gone(registry, model, history, marked))
         for digest, files in ((d, f) for (m, d), f in sorted(written.items()) if m == model):
-            age = now() - max(files.values())
+            age = at - max(files.values())
             whole = manifests.NAME in files
             # A publisher may be at work on what is not whole; when it is removed already, nobody is.
             young = age < (timedelta(days=days) if whole else _UNFINISHED) and (whole or not only)
@@ -140,7 +141,8 @@ def remove(
 
     A removal that somebody began is left to them, and taken over when they are gone for a while.
     """
-    removal = Removal(who=who, at=now())
+    until = time.monotonic() + (ABANDONED / 3).total_seconds()
+    removal = Removal(who=who, at=ledger.clock())
     if not registry.begin_removal(found.model, found.digest, removal):
         return False
     # Read anew, past every cache of ours: an order that was put before the marker is seen here.
@@ -149,7 +151,7 @@ def remove(
     again = survey(registry, fresh, days=days, orders=orders, opponents=opponents, only=only)
     stays = any(each.needed for each in again)
     if not stays:
-        registry.remove(found.model, found.digest, until=removal.at + ABANDONED / 3)
+        registry.remove(found.model, found.digest, until=until)
     registry.end_removal(found.model, found.digest)
     return not stays
 

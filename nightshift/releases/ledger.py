@@ -6,7 +6,7 @@
 Endpoints serve the newest order that is proven or has no outcome yet. The champion is the newest proven one. An order
 of the kind "canary" makes no champion: while it is the newest and has no outcome, endpoints give its release a share of
 the requests; proven means that an order for a champion may follow. A writer that dies leaves an order without outcome,
-never a gap: the next writer settles it after its deadline.
+never a gap: the next writer settles it after its deadline. All times are the store's, whatever the writers' clocks say.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,6 +17,7 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from nightshift.releases import entries
+from nightshift.releases.clock import Clock
 from nightshift.releases.entries import FORMAT
 from nightshift.releases.manifest import Name, Sha256
 from nightshift.releases.store import Store
@@ -65,9 +66,6 @@ class Order(entries.Entry):
     ordered_at: AwareDatetime
     deadline: AwareDatetime
 
-    def expired(self, at: datetime | None = None) -> bool:
-        return (at or now()) >= self.deadline
-
 
 class Outcome(entries.Entry):
     """What became of an order. ``replicas`` are the endpoint URLs that proved it.
@@ -97,6 +95,7 @@ class Ledger:
 
     def __init__(self, store: Store):
         self.store = store
+        self.clock = Clock(store)
         self._read: dict[str, Order | Outcome] = {}
 
     def models(self) -> list[str]:
@@ -168,7 +167,7 @@ class Ledger:
             before = now_serving(history)
             champion = live(history)
             taken_away = {o.model_digest for o in (before, champion) if o and what == "rollback"} - {model_digest}
-            at = now()
+            at = self.clock()
             order = Order(
                 sequence=history[-1][0].sequence + 1 if history else 1,
                 id=identity,
@@ -193,9 +192,9 @@ class Ledger:
                 return order
 
     def settle(self, order: Order, outcome: Outcome) -> Outcome:
-        """Put the outcome beside its order; returns the one that stands, which may be another writer's."""
+        """Put the outcome beside its order, with the ledger's time; returns the one that stands, maybe another's."""
         key = _outcome_key(order.model, order.sequence)
-        self.store.put_new(key, entries.dump(outcome))
+        self.store.put_new(key, entries.dump(outcome.model_copy(update={"at": self.clock()})))
         return self._get(key, Outcome)
 
     def _newest_first(self, model: str) -> Iterator[tuple[Order, Outcome | None]]:

@@ -13,8 +13,8 @@ from uuid import uuid4
 from pydantic import AwareDatetime, Field
 
 from nightshift.releases import entries
+from nightshift.releases.clock import Clock
 from nightshift.releases.entries import Entry
-from nightshift.releases.ledger import now
 from nightshift.releases.manifest import Name, Sha256, short
 from nightshift.releases.store import Store
 
@@ -43,6 +43,7 @@ class Marks:
 
     def __init__(self, store: Store):
         self.store = store
+        self.clock = Clock(store)
         self._read: dict[str, Mark] = {}
 
     def of(self, model: str) -> list[Mark]:
@@ -74,7 +75,7 @@ class Marks:
                 successor=successor,
                 who=who,
                 reason=reason,
-                at=now(),
+                at=self.clock(),
             )
             key = f"ledger/{model}/marks/{mark.sequence:08d}.json"
             # A put that timed out and was sent again finds its own first try: ours by the id, not by the answer.

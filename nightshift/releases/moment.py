@@ -1,7 +1,7 @@
 """What served at a moment, answered from outcomes.
 
 Between an order and its outcome some replicas may have answered with the old release and some with the new one: both
-are named, nothing is guessed. Times are those of whoever wrote the entries.
+are named, nothing is guessed. Times are by the clock of the ledger's store.
 """
 
 from collections.abc import Sequence

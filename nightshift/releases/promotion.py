@@ -144,8 +144,9 @@ def promote(
         if removed:
             return Result("refused", order, ledger.settle(order, removed).reason)
         # An adopted order of a run that died may be past its deadline: it gets the time that a new one would get.
-        until = order.deadline if not order.expired() and not order.canary else now() + patience
-        outcome = prove(client, urls, ledger, order, requests, until, say)
+        left = order.deadline - ledger.clock()
+        within = patience if order.canary or left <= timedelta(0) else left
+        outcome = prove(client, urls, ledger, order, requests, within, say)
         if order.canary and outcome.state == "proven":  # it is tried everywhere
             outcome = canaries.observe(client, urls, ledger, order, len(manifest.input.labels or ()), say)
         outcome = ledger.settle(order, outcome)
@@ -242,7 +243,7 @@ def _settle_left_behind(
     for order, outcome in reversed(ledger.history(model)):
         if outcome is None and newer:
             ledger.settle(order, superseded(newer))
-        elif outcome is None and order.expired() and not (order.digest == digest and order.what == "deploy"):
+        elif outcome is None and not (order.digest == digest and order.what == "deploy") and _expired(ledger, order):
             say(f"settling order {order.sequence} of {order.who}, which passed its deadline")
             if order.canary:  # who watched it is gone, and nobody else saw all of it
                 reason = f"inconclusive as a canary: {order.who} did not judge it in time"
@@ -252,6 +253,11 @@ def _settle_left_behind(
             outcome = ledger.settle(order, outcome)
         if outcome is None or outcome.state == "proven":
             newer = newer or order
+
+
+def _expired(ledger: Ledger, order: Order) -> bool:
+    """By the ledger's clock, which also set the deadline: this machine's may be an hour ahead of that writer's."""
+    return ledger.clock() >= order.deadline
 
 
 def _prove_late(
@@ -264,7 +270,7 @@ def _prove_late(
 ) -> Outcome:
     try:
         requests = golden.load(registry.read(order.model, order.digest, GOLDEN))
-        return prove(client, urls, ledger, order, requests, now() + _PROBE, say)
+        return prove(client, urls, ledger, order, requests, _PROBE, say)
     except (ReleaseCorrupt, ReleaseUnknown) as error:
         return Outcome(state="refused", reason=error.message, fault="release", at=now())
 
@@ -287,12 +293,12 @@ def _removed(registry: Registry, order: Order) -> Outcome | None:
 
 def _silent(client: httpx.Client, urls: Sequence[str], patience: timedelta) -> str | None:
     """The first URL that did not answer in this time; None when all do."""
-    until = now() + patience
+    until = time.monotonic() + patience.total_seconds()
     waiting = list(urls)
     while True:
         waiting = [url for url in waiting if not reachable(client, url)]
         if not waiting:
             return None
-        if now() >= until:
+        if time.monotonic() >= until:
             return waiting[0]
         time.sleep(0.5)

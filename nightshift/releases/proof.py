@@ -5,7 +5,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import timedelta
 from typing import Any, Literal
 
 import httpx
@@ -50,7 +50,7 @@ def prove(
     ledger: Ledger,
     order: Order,
     requests: Golden,
-    until: datetime,
+    patience: timedelta,
     say: Callable[[str], None],
 ) -> Outcome:
     """Wait until every replica proves the order, one refuses it, a newer order is put, or the time is over.
@@ -58,7 +58,7 @@ def prove(
     Writes nothing: the caller settles the order with the returned outcome.
     """
     replicas = [Replica(url) for url in endpoints]
-    pause = 0.1
+    until, pause = time.monotonic() + patience.total_seconds(), 0.1
     while True:
         newest = ledger.newest(order.model)
         if newest and newest.sequence > order.sequence:
@@ -76,7 +76,7 @@ def prove(
         if not waiting:
             reason = f"{len(replicas)} of {len(replicas)} replicas agree on {len(requests.cases)} golden requests"
             return Outcome(state="proven", reason=reason, replicas=tuple(endpoints), at=now())
-        if now() >= until:
+        if time.monotonic() >= until:
             fault: Literal["release", "endpoint"] = (
                 "endpoint" if all(replica.fault == "endpoint" for replica in waiting) else "release"
             )

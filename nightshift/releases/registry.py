@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import AwareDatetime
@@ -216,14 +216,15 @@ class Registry:
             return False
         return self.store.swap(key, data, version) is not None
 
-    def remove(self, model: str, digest: str, until: datetime) -> None:
+    def remove(self, model: str, digest: str, until: float) -> None:
         """Delete what the registry holds of a release, the manifest first; only between begin and end of a removal.
 
-        Raises ReleaseConflict when it is not done by ``until``: from then on others may take the removal over.
+        Raises ReleaseConflict when it is not done by ``until`` (of ``time.monotonic``): from then on others may take
+        the removal over.
         """
         self.store.delete(_key(model, digest, manifests.NAME))
         for key in self.store.list(_key(model, digest, "")):
-            if datetime.now(until.tzinfo) > until:
+            if time.monotonic() > until:
                 raise ReleaseConflict(f"removing {manifests.short(digest)} of {model} took too long", "run it again")
             self.store.delete(key)
 

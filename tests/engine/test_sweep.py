@@ -22,8 +22,9 @@ from nightshift.engine.key import listing, md5
 from nightshift.engine.objects import Objects
 from nightshift.engine.reach import Reach
 from nightshift.engine.repository import Repository
-from nightshift.engine.sweep import GAP, GRACE, clock, survive
+from nightshift.engine.sweep import GAP, GRACE, survive
 from nightshift.errors import NightshiftError
+from nightshift.releases.clock import Clock
 from nightshift.releases.store import Store, open_store
 from tests.engine.conftest import World, make, night
 from tests.serving.world import World as Releases
@@ -101,7 +102,7 @@ class Place:
         return path
 
     def housekeeping(self, after: timedelta = LATER, **how: Any) -> dict[str, int]:
-        swept: dict[str, int] = housekeeping(now=clock(self.work) + after, **how).details["swept"]
+        swept: dict[str, int] = housekeeping(now=Clock(self.work)() + after, **how).details["swept"]
         return swept
 
 
@@ -355,7 +356,7 @@ def test_the_journal_of_a_run_stays_as_long_as_its_release(place: Place) -> None
     tip = place.git("rev-parse", "main")
     for run in ("made+it", "other"):
         Journal(place.work, "train_toy", run).put("base.json", {"commit": tip})
-    removed = housekeeping(now=clock(place.work) + timedelta(days=100)).details["removed"]
+    removed = housekeeping(now=Clock(place.work)() + timedelta(days=100)).details["removed"]
     assert removed["runs"] == 1
     assert place.work.list("runs/") == ["runs/train_toy/made-it/base.json"]
 
@@ -428,7 +429,9 @@ def test_a_stage_that_computes_again_what_is_being_removed_loses_nothing(
     monkeypatch.setattr(type(remote), "delete", waiting)
     swept: list[dict[str, int]] = []
     with lived.settings_of():
-        removal = threading.Thread(target=lambda: swept.append(housekeeping(now=clock(work) + LATER).details["swept"]))
+        removal = threading.Thread(
+            target=lambda: swept.append(housekeeping(now=Clock(work)() + LATER).details["swept"])
+        )
         removal.start()
         assert read.wait(100)
         with lived.start("stage", "train@m1", *at) as stage:

@@ -153,7 +153,7 @@ def count(done):
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 store.put_new = lambda key, data: count(put_new(key, data))
-store.delete = lambda key: count(delete(key))
+store.delete = lambda key: delete(key) if key.startswith("clocks/") else count(delete(key))
 found = collect.Found("toy", sys.argv[2], 0, None)
 collect.remove(Registry(store), Ledger(store), found, who="killed", days=0, orders=0, opponents={})
 """
@@ -174,7 +174,7 @@ def test_a_removal_killed_anywhere_shows_no_reader_half_a_release_and_is_ended_b
             world.registry.publish(world.folder / "release-1")
         assert "nightshift gc" in caught.value.next_step
     (key,) = world.store.list("removals/")
-    old = now() - ABANDONED
+    old = now() - ABANDONED - timedelta(minutes=1)
     world.store.put(key, _removal(old))
     (found,) = survey(world.registry, world.ledger, **RULES)
     assert found.why == "its removal never ended"
