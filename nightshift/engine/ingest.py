@@ -13,7 +13,7 @@ from typing import Any
 from nightshift.engine import graph, held
 from nightshift.engine.journal import Journal
 from nightshift.engine.key import EMPTY_LISTING, md5
-from nightshift.engine.objects import Objects, remote_url
+from nightshift.engine.objects import Objects, cache_of, remote_url
 from nightshift.engine.report import Receipt
 from nightshift.engine.settings import PERSONAL_SECRET, home, setting
 from nightshift.engine.sweep import survive
@@ -69,7 +69,7 @@ def ingest_into(root: Path, dataset: str, until: str) -> dict[str, Any]:
     known = {path: (data.get(path) or graph.first_entry(path))["entry"] for path in paths}
     if absent := [path for path in paths if path not in data]:
         lay_data(root, {path: known[path] for path in absent}, dict.fromkeys(absent, "data.dvc"))
-    objects = Objects(remote_url(root / ".dvc" / "config"), root / ".dvc" / "cache")
+    objects = Objects(remote_url(root / ".dvc" / "config"), cache_of(root))
     bring_index(root, dataset, known[paths[1]]["md5"], objects)
     with tempfile.TemporaryDirectory(prefix="nightshift-ingest-") as scratch:
         space = Workspace(root, Path(scratch))

@@ -40,6 +40,13 @@ def remote_url_of(text: str) -> str:
     return parser.get(f"'remote \"{parser.get('core', 'remote', fallback='')}\"'", "url", fallback="")
 
 
+def cache_of(root: Path) -> Path:
+    """Where DVC caches a checkout's objects: as its config says, relative to it, or ``.dvc/cache``."""
+    parser = configparser.ConfigParser(interpolation=None)  # its keys may hold percent signs
+    parser.read([root / ".dvc" / "config", root / ".dvc" / "config.local"])
+    return (root / ".dvc" / parser.get("cache", "dir", fallback="cache")).resolve()
+
+
 class Objects:
     """The remote at ``url`` and the shared cache."""
 

@@ -144,6 +144,14 @@ def test_the_secret_of_personal_data_is_ingests_alone(world: World, run: str) ->
     assert "secret: None" in world.engine("stage", "validate@a", *here, **secret).output
 
 
+def test_a_person_ingests_again_without_having_pushed_whatever_the_cache(world: World, tmp_path: Path) -> None:
+    (world.root / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {tmp_path}/cache\n")
+    for day in ("2026-01-02", "2026-01-03"):
+        world.land("a", day, "4", day[-1])
+        with world.settings_of():
+            assert [one["date"] for one in ingest_into(world.root, "a", "2026-12-31")["taken"]] == [day]
+
+
 def test_a_person_ingests_into_the_checkout_and_keeps_edits(world: World) -> None:
     world.land("a", "2026-01-02", "4", "5")
     data = world.root / "data.dvc"
