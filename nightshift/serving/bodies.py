@@ -1,4 +1,7 @@
-"""Bodies of requests and answers: within a size, within a time, inflated within a size, deflated if asked for."""
+"""Bodies of requests and answers: within a size, within a time, inflated within a size, deflated if asked for.
+
+And within a size together: what all bodies of one process may hold of its memory is bounded (``Room``).
+"""
 
 import asyncio
 import contextlib
@@ -7,9 +10,12 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 
-from nightshift.serving.tensors import RequestError
+from nightshift.serving.call import Call
+from nightshift.serving.tensors import RequestError, ask_again
 
 MAX_BODY = 32 << 20  # bytes, as sent and as inflated
+ROOM = 256 << 20  # bytes of all bodies that one process has at once
+_AT_ONCE = 256 << 10  # bytes up to which a body is taken in one piece, and has its room before it came
 BODY_TIMEOUT_S = 10.0
 _DRAINED = 1 << 20  # bytes of a refused request that are still taken, so that its sender sees the answer
 _DRAIN_S = 0.5
@@ -48,29 +54,60 @@ class Patience:
             self._task.cancel()
 
 
-async def whole(length: str | None, body: Body) -> bytes:
-    """The body. Raises RequestError 413 beyond MAX_BODY, 408 beyond BODY_TIMEOUT_S, 400 when it breaks off."""
-    known = length is not None and length.isdecimal()
-    if known and int(length or 0) > MAX_BODY:
-        raise _too_big()
+class Room:
+    """The memory that bodies may hold together, in bytes; the event loop's. A call has its part until ``leave``."""
+
+    def __init__(self, most: int = ROOM):
+        self.left = most
+
+    def demand(self, size: int) -> None:
+        """Raises RequestError 503 where a body of this size finds no room now."""
+        if size > self.left:
+            raise ask_again("the requests that are here hold all memory that there is for bodies; ask again")
+
+    def take(self, call: Call, size: int) -> None:
+        """As ``demand``, and it is the call's from now on."""
+        self.demand(size)
+        self.left -= size
+        call.holds += size
+
+    def leave(self, call: Call) -> None:
+        self.left += call.holds
+        call.holds = 0
+
+
+async def whole(length: str | None, body: Body, call: Call, room: Room) -> bytes:
+    """The body of this call.
+
+    Raises RequestError 413 beyond MAX_BODY, 408 beyond BODY_TIMEOUT_S, 400 when it breaks off, and 503 when there is no
+    room for it, at the headers if they say its length.
+    """
+    size = int(length) if length is not None and length.isdecimal() else None
+    if size is not None:
+        if size > MAX_BODY:
+            raise _too_big()
+        room.demand(size)
     try:
         # Nobody's server has a timeout for bodies: who sends a byte now and then would hold a connection for ever.
         with Patience(BODY_TIMEOUT_S):
-            if known:
+            if size is not None and size <= _AT_ONCE:
+                room.take(call, size)
                 return await body()  # one turn of the loop instead of one a chunk
-            return await _counted(body)
+            # Room for what has come, not for what is promised: else a few who send nothing could have all of it.
+            return await _counted(body, call, room)
     except TimeoutError:
         raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
     except RuntimeError as error:  # granian's own, for a body that breaks off or a chunk that is none
         raise RequestError(400, f"the body cannot be read: {error}") from None
 
 
-async def _counted(body: Body) -> bytes:
+async def _counted(body: Body, call: Call, room: Room) -> bytes:
     chunks, size = [], 0
     async for chunk in body:
         size += len(chunk)
         if size > MAX_BODY:
             raise _too_big()
+        room.take(call, len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -79,10 +116,13 @@ def _too_big() -> RequestError:
     return RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
 
 
-async def drain(body: Body) -> None:
+async def drain(length: str | None, body: Body) -> None:
     """Take a little of a body that nobody wants: an answer before its end would be lost with the connection."""
     taken = 0
     with contextlib.suppress(TimeoutError, RuntimeError), Patience(_DRAIN_S):
+        if length is not None and length.isdecimal() and int(length) <= _AT_ONCE:
+            await body()
+            return
         async for chunk in body:
             taken += len(chunk)
             if taken > _DRAINED:

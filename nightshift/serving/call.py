@@ -29,6 +29,7 @@ class Call:
     lane: "Lane | None" = None  # where it is counted among those that the model has to answer
     role: str = ""  # "champion", "canary" or "pinned"
     received: int = 0  # bytes of the body, as they came
+    holds: int = 0  # bytes of the memory that bodies may have together
     sent: int = 0  # bytes of the answer's body
     items: int = 0  # first dimension of the first input
     waited: float = 0.0  # between admission and the run

@@ -1,17 +1,19 @@
 """What REST and gRPC have in common: who is asked, who may ask, what is said of the server, and who watches."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from typing import Any
 
+from nightshift.serving.bodies import Room
 from nightshift.serving.call import Call
+from nightshift.serving.door import Door
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
 from nightshift.serving.inference import Inference
 from nightshift.serving.model import LoadedModel
-from nightshift.serving.tensors import RequestError
+from nightshift.serving.tensors import RequestError, ask_again
 
 Header = Callable[[str], str | None]
 EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
@@ -26,6 +28,8 @@ class Front:
     guard: Guard
     inference: Inference
     watchers: tuple[Callable[[Call], None], ...]
+    door: Door = field(default_factory=Door)
+    room: Room = field(default_factory=Room)
 
     def find(self, call: Call, name: str, version: str | None, header: Header) -> LoadedModel:
         """The model, if its caller may ask it; who has no key is not told which models there are."""
@@ -54,8 +58,14 @@ class Front:
         self.guard.enter(call, "infer", header)
         return RequestError(403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT")
 
+    def demand_turn(self) -> None:
+        """Raises RequestError 503 for those that are refused because all wait too long for their turn."""
+        if self.door.refuses():
+            raise ask_again("too much waits already; ask again")
+
     def watched(self, call: Call) -> None:
         """Tell who watches that this call has ended."""
+        self.room.leave(call)
         for watch in self.watchers:
             watch(call)
 

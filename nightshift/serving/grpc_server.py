@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from nightshift.serving import grpc_tensors
 from nightshift.serving import health_pb2 as health
 from nightshift.serving import inference_pb2 as messages
-from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY, Patience
+from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY, Patience, Room
 from nightshift.serving.call import Call
 from nightshift.serving.front import Front, Header, failed
 from nightshift.serving.request_ids import request_id
@@ -80,8 +80,9 @@ class Grpc:
             more: Sequence[tuple[str, str]] = ()
             try:
                 if verb == "infer":  # before a big message is read
+                    self.front.demand_turn()
                     self.guard.knock(call, verb, header)
-                found = await work(call, await _message(call, request, context), header)
+                found = await work(call, await _message(call, request, context, self.front.room), header)
                 data: bytes = found.SerializeToString()
                 call.status, call.sent = 200, len(data)
                 return data
@@ -186,8 +187,12 @@ async def listening(services: Grpc, address: str, port: int, tls: tuple[Path, Pa
         await server.stop(_GRACE_S)
 
 
-async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext) -> Any:
-    """The one message of a call. RequestError 400 or 408."""
+async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext, room: Room) -> Any:
+    """The one message of a call. RequestError 400, 408, or 503 where there is no room for it.
+
+    Its length is known when it is here: nothing of it is read while there is no room for a message of any length.
+    """
+    room.demand(MAX_BODY)
     try:
         with Patience(BODY_TIMEOUT_S):
             data = await context.read()
@@ -196,6 +201,7 @@ async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext) 
     if data is grpc.aio.EOF:
         raise RequestError(400, "the call ended without a message")
     call.received = len(data)
+    room.take(call, len(data))
     try:
         return request.FromString(data)
     except DecodeError:

@@ -60,11 +60,13 @@ class Lane:
     def learn(self, items: int, seconds: float) -> None:
         self.cost += _FORGET * (seconds / max(items, 1) - self.cost)
 
-    def answered(self, since: float) -> None:
-        """One request that was here ``since`` then: what passed since it or the one before it left is its turn."""
+    def answered(self, since: float, batch: int) -> None:
+        """One request that was here ``since`` then, and ran in a batch of so many items: what passed since it or the
+        one before it left is its turn. The first of a batch to leave has had the turns of all.
+        """
         now = time.perf_counter()
         # A stall is not a turn; what has become slower is believed step by step.
-        turn = min(now - max(self.left, since), 10 * self.turn)
+        turn = min(now - max(self.left, since), 10 * self.turn * batch)
         self.turn += _FORGET_TURN * (turn - self.turn)
         self.left = now
 
@@ -101,7 +103,7 @@ class Inference:
             call.lane = None
             lane.inside -= 1
             if call.batch:
-                lane.answered(call.arrived or call.started)
+                lane.answered(call.arrived or call.started, call.batch)
 
     async def run(
         self, call: Call, arrays: dict[str, np.ndarray], names: Sequence[str], timeout: float = 0.0

@@ -55,7 +55,7 @@ class Rest:
         except RequestError as error:
             result = _refusal(error, call)
             if method == "POST":
-                await bodies.drain(body)
+                await bodies.drain(header("content-length"), body)
         except Exception:
             log.exception("request %s failed", call.id)
             result = _refusal(failed(call), call)
@@ -167,7 +167,7 @@ class Rest:
         self.inference.admit(call)
         stalled = asyncio.get_running_loop().call_later(_STALLED_S, self.inference.leave, call)
         try:
-            data = await bodies.whole(header("content-length"), body)
+            data = await bodies.whole(header("content-length"), body, call, self.front.room)
         finally:
             stalled.cancel()
         call.received, call.arrived = len(data), time.perf_counter()
@@ -189,6 +189,7 @@ class Rest:
         data = await self._admitted(call, header, body)
         if (encoding := header("content-encoding")) is not None:
             data = await asyncio.to_thread(bodies.inflate, data, encoding)
+            self.front.room.take(call, len(data))
         if len(data) > _BIG_BODY:
             asked = await asyncio.to_thread(protocol.read, data, json_length, model)
         else:

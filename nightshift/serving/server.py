@@ -7,6 +7,7 @@ processes are ``processes.run``'s.
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Sequence
@@ -16,23 +17,31 @@ from typing import Any
 
 import uvloop
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
 from nightshift.releases.signing import Trust
 from nightshift.releases.store import open_store
+from nightshift.serving import bodies, logs, processes
 from nightshift.serving import guard as guards
-from nightshift.serving import logs, processes
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.front import Front
 from nightshift.serving.inference import Inference
 from nightshift.serving.logs import AccessLog
 from nightshift.serving.processes import Peers
+from nightshift.serving.request_ids import request_id
 from nightshift.serving.rest import Rest
 from nightshift.serving.samples import Plan
 from nightshift.serving.watch import Watch
+
+_CONNECTIONS = 2048  # that one process accepts; more wait in the kernel's queue, which holds as many again
+_OTHER_FILES = 256
+_CLOSE = ("connection", "close")
+_REFUSED = b'{"error":"too much waits already; ask again"}'
+_BUFFER = 64 << 10  # bytes that the server reads of a connection at once, and keeps for it; the longest headers
 
 log = logging.getLogger("nightshift.serving")
 
@@ -84,7 +93,8 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
     peers.answers["refresh"] = refresh
     inference = Inference()
     watch = Watch(follower, inference, access, guard.usage.store, guard.usage.instance, settings.plan)
-    front = Front(engine, follower, guard, inference, (guard.watch, follower.tallies.watch, *watch.watchers))
+    watchers = (guard.watch, follower.tallies.watch, *watch.watchers)
+    front = Front(engine, follower, guard, inference, watchers, watch.door)
     rest = Rest(front, watch, {"registry": store.url, "checkout": settings.checkout})
     uvloop.run(_serve(rest, settings))
 
@@ -104,6 +114,7 @@ def is_taken(host: str, port: int) -> bool:
 async def _serve(rest: Rest, settings: Settings) -> None:
     follower, guard = rest.follower, rest.guard
     host, port, tls = settings.host, settings.port, settings.tls
+    connections = _connections()
     server = Server(
         _app(rest),
         address=host,
@@ -111,7 +122,9 @@ async def _serve(rest: Rest, settings: Settings) -> None:
         interface=Interfaces.RSGI,
         http=HTTPModes.http1,
         websockets=False,
-        backlog=1024,
+        backlog=_CONNECTIONS,
+        backpressure=connections,
+        http1_settings=HTTP1Settings(max_buffer_size=_BUFFER),
         log_enabled=False,
         ssl_cert=tls[0] if tls else None,
         ssl_key=tls[1] if tls else None,
@@ -119,11 +132,13 @@ async def _serve(rest: Rest, settings: Settings) -> None:
 
     def stop() -> None:
         log.info("stopping: requests under way are answered first")
+        doorkeeper.cancel()
         server.stop()  # closes the listener, then waits for the connections
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    doorkeeper = loop.create_task(rest.front.door.watch(host, port, tls is not None, connections))
     await follower.peers.listen()
     follower.start()
     guard.start()
@@ -142,12 +157,36 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     log.info("stopped")
 
 
+def _connections() -> int:
+    """How many connections this process may hold: each is an open file, of which it allows itself more if it can."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed, most = (limit if limit != resource.RLIM_INFINITY else 1 << 20 for limit in limits)
+    if allowed < _CONNECTIONS + _OTHER_FILES:
+        allowed = min(_CONNECTIONS + _OTHER_FILES, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, limits[1]))
+    return max(1, min(_CONNECTIONS, allowed - _OTHER_FILES))
+
+
 def _app(rest: Rest) -> Any:
-    """Granian's RSGI callback: translates, nothing else."""
+    """Granian's RSGI callback: translates, and refuses at the door."""
+    door = rest.front.door
 
     async def app(scope: Any, proto: Any) -> None:
-        headers = scope.headers
-        answer = await rest.answer(scope.method, scope.path, headers.get, proto)
+        headers, path = scope.headers, scope.path
+        if path.endswith(("/infer", ":predict")):
+            if door.refuses():
+                await bodies.drain(headers.get("content-length"), proto)
+                identity = ("x-request-id", request_id(headers.get("x-request-id")))
+                said = [("content-type", "application/json"), ("retry-after", "1"), identity]
+                proto.response_bytes(503, [*said, _CLOSE] if door.crowded else said, _REFUSED)
+                return
+        elif path == door.path:
+            door.turn()
+            proto.response_empty(204, [])
+            return
+        answer = await rest.answer(scope.method, path, headers.get, proto)
+        if door.crowded:
+            answer.headers.append(_CLOSE)
         proto.response_bytes(answer.status, answer.headers, answer.body)
 
     return app

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nightshift.serving.bodies import Patience
 from nightshift.serving.call import Call
-from nightshift.serving.inference import Inference
+from nightshift.serving.inference import Inference, Lane
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import RequestError
 from tests.releases.make import SHAPE
@@ -106,3 +107,18 @@ def test_patience_leaves_a_cancellation_of_somebody_else_alone():
         return task.cancelled()
 
     assert asyncio.run(cancel())
+
+
+def test_a_batch_whose_answers_leave_together_has_cost_the_turns_of_all(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+):
+    """A model that became ten times slower is seen to be so, or its queue would be let grow ten times as long."""
+    lane, clock = Lane(model), [100.0]
+    lane.turn = 1e-4
+    monkeypatch.setattr("nightshift.serving.inference.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for _ in range(100):
+        since = clock[0]
+        clock[0] += 32 * 1e-3
+        for _ in range(32):
+            lane.answered(since, 32)
+    assert lane.turn == pytest.approx(1e-3, rel=0.3)

@@ -1,0 +1,131 @@
+"""Who is refused before anything is looked up, and what all bodies may hold together."""
+
+import asyncio
+import time
+
+import psutil
+import pytest
+
+from nightshift.serving.bodies import Room, whole
+from nightshift.serving.call import Call
+from nightshift.serving.door import LATE_S, MANY, Door
+from nightshift.serving.tensors import RequestError
+from tests.serving.world import ADMIN, IMAGE, World, wait_for
+
+SECOND = 1.0
+
+
+def judged(door: Door, waited: float, came: int) -> float:
+    """The share after one second in which so many came and a turn was waited for so long."""
+    now = door._judged + SECOND
+    for _ in range(came):
+        door.refuses()
+    door.judge(waited, now)
+    return door.share
+
+
+def test_a_queue_lets_in_less_each_round_and_more_again_when_it_is_gone() -> None:
+    door = Door()
+    shares = [judged(door, 2 * LATE_S, 100 * MANY) for _ in range(5)]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < shares[-1] < 0.5
+    refused = door.refused
+    assert refused > 0
+    back = [judged(door, LATE_S / 2, 10) for _ in range(60)]
+    assert back == sorted(back)
+    assert back[-1] == 1
+    assert not any(door.refuses() for _ in range(100))
+
+
+def test_some_are_let_in_however_long_it_lasts() -> None:
+    door = Door()
+    for _ in range(1000):
+        judged(door, 100.0, 100 * MANY)
+    assert sum(not door.refuses() for _ in range(10_000)) > 20
+
+
+def test_a_slow_machine_with_few_requests_refuses_none() -> None:
+    door = Door()
+    assert judged(door, 5.0, int(MANY / 5.0)) == 1
+    assert judged(door, LATE_S / 2, 1000 * MANY) == 1
+
+
+def call() -> Call:
+    return Call("1", "rest", "infer", time.perf_counter())
+
+
+def test_bodies_have_room_together_and_give_it_back() -> None:
+    room, first, second = Room(100), call(), call()
+    room.take(first, 60)
+    room.take(second, 40)
+    with pytest.raises(RequestError) as refused:
+        room.take(second, 1)
+    assert (refused.value.status, dict(refused.value.headers)) == (503, {"retry-after": "1"})
+    room.leave(second)
+    assert (room.left, second.holds) == (40, 0)
+    room.leave(first)
+    assert room.left == 100
+
+
+class Chunks:
+    def __init__(self, *chunks: bytes):
+        self.taken = 0
+        self.chunks = chunks
+
+    async def __call__(self) -> bytes:
+        self.taken = len(self.chunks)
+        return b"".join(self.chunks)
+
+    async def __aiter__(self):
+        for chunk in self.chunks:
+            self.taken += 1
+            yield chunk
+
+
+def test_a_body_without_room_is_refused_at_its_length_and_one_without_a_length_as_it_comes() -> None:
+    room, body = Room(1000), Chunks(b"x" * 600, b"x" * 600, b"x" * 600)
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(whole("1800", body, call(), room))
+    assert (refused.value.status, body.taken, room.left) == (503, 0, 1000)
+    asked = call()
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(whole(None, body, asked, room))
+    assert (refused.value.status, body.taken) == (503, 2)
+    room.leave(asked)
+    assert asyncio.run(whole("600", Chunks(b"x" * 600), asked, room)) == b"x" * 600
+    assert room.left == 400
+
+
+def test_room_is_given_back_by_answers_of_all_kinds(served) -> None:
+    _, endpoint, _ = served
+    before = endpoint.infer()
+    huge = {"inputs": [{**IMAGE, "data": [0.5] * 500_000}]}
+    for _ in range(150):  # 300 MB in all, more than there is room for at once
+        assert endpoint.infer(**huge).status_code == 400
+    assert endpoint.infer().json() == before.json()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_each_process_hears_its_own_question(world: World, start, processes: str) -> None:
+    """What it waits for is its own turn: one that is stopped does not make another refuse."""
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start(options=("--processes", processes))
+    endpoint.wait_serving(digest)
+    pids = [each["pid"] for each in endpoint.status()["processes"]]
+    assert len(pids) == int(processes)
+
+    def own(pid: int) -> bool:
+        """Whether it has a connection of both of whose ends it is the owner."""
+        found = [each for each in psutil.Process(pid).net_connections("tcp") if each.status == "ESTABLISHED"]
+        ends = {(each.laddr, each.raddr) for each in found}
+        return any((far, near) in ends for near, far in ends)
+
+    for pid in pids:
+        wait_for(lambda pid=pid: own(pid))
+
+
+def test_metrics_count_what_the_door_refuses(served) -> None:
+    _, endpoint, _ = served
+    text = endpoint.client.get("/metrics", headers=ADMIN).text
+    assert 'nightshift_requests_total{code="503",model="",protocol="rest",role="",verb="infer",version=""} 0.0' in text
