@@ -8,7 +8,8 @@ inference     from an admitted request to results: what waits is bounded in time
 follow        reads the ledger, loads what it wants, swaps; processes: several on one port do it as one
 canary        what a canary and its champion were asked and answered
 guard         who may ask: keys, limits, hosts; what was used, and the audit log
-call          one request from its headers to its answer; watch has who watches it: metrics, logs, samples
+call          one request from its headers to its answer; watch has who watches it: metrics, logs, samples, statistics
+door          refuses at once while everybody waits too long for a turn; bodies: within their limits
 front         what REST and gRPC have in common
 rest          method, path and body to an answer, bodies within their limits; knows nothing of a server
 people        pictures, texts and rows to tensors, and answers to labels; openapi and site: the pages

@@ -13,10 +13,18 @@ from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
 from nightshift.serving.inference import Inference
 from nightshift.serving.model import LoadedModel
+from nightshift.serving.statistics import Statistics
 from nightshift.serving.tensors import RequestError, ask_again
 
 Header = Callable[[str], str | None]
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Front:
     guard: Guard
     inference: Inference
     watchers: tuple[Callable[[Call], None], ...]
+    statistics: Statistics
     door: Door = field(default_factory=Door)
     room: Room = field(default_factory=Room)
 
@@ -47,6 +56,21 @@ class Front:
         """The protocol's server metadata."""
         self.guard.enter(call, "infer", header)
         return {"name": "nightshift", "version": package_version("nightshift-ml"), "extensions": EXTENSIONS}
+
+    async def statistics_of(
+        self, call: Call, name: str | None, version: str | None, header: Header
+    ) -> list[dict[str, Any]]:
+        """What has been answered by a version, by all versions of a model that are loaded, or by all models."""
+        if name is None:
+            self.guard.enter(call, "infer", header)
+            names = self.engine.names()
+        else:
+            found = self.find(call, name, version, header)
+            if version is not None:
+                return await self.statistics.tell([found])
+            names = [name]
+        every = [served for each in names if (served := self.engine.served(each))]
+        return await self.statistics.tell([model for served in every for model in served.loaded])
 
     def index(self, call: Call, header: Header) -> list[dict[str, str]]:
         """The protocol's index of the repository."""

@@ -58,6 +58,7 @@ class Grpc:
             "ModelReady": ("ready", self._model_ready),
             "ModelMetadata": ("metadata", self._model_metadata),
             "ModelConfig": ("config", self._model_config),
+            "ModelStatistics": ("stats", self._model_statistics),
             "ModelInfer": ("infer", self._model_infer),
             "RepositoryIndex": ("index", self._repository_index),
             "RepositoryModelLoad": ("load", self._repository_change),
@@ -139,6 +140,10 @@ class Grpc:
     async def _model_config(self, call: Call, request: Any, header: Header) -> Any:
         model = self.front.find(call, request.name, request.version or None, header)
         return messages.ModelConfigResponse(config=model.config())
+
+    async def _model_statistics(self, call: Call, request: Any, header: Header) -> Any:
+        found = await self.front.statistics_of(call, request.name or None, request.version or None, header)
+        return messages.ModelStatisticsResponse(model_stats=found)
 
     async def _model_infer(self, call: Call, request: Any, header: Header) -> Any:
         model = self.front.find(call, request.model_name, request.model_version or None, header)

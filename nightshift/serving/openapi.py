@@ -135,6 +135,9 @@ def _of_model(name: str, manifest: Manifest, versions: Sequence[str]) -> dict[st
         f"/v2/models/{name}": {"get": about},
         f"/v2/models/{name}/ready": {"get": ready},
         f"/v2/models/{name}/config": {"get": _get(name, "The model as Triton's clients want it described", {})},
+        f"/v2/models/{name}/stats": {
+            "get": _get(name, "What it has answered, and in how much time", {"model_stats": {"type": "array"}})
+        },
     }
     of_version = {
         "name": "version",

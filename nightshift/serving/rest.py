@@ -131,10 +131,17 @@ class Rest:
                 call.verb = "predict"
                 model = self.front.find(call, *_name_and_version(rest, path), header)
                 return await self._predict(call, model, header, body)
+            case ["v2", "models", "stats"]:
+                _only(method, "GET")
+                call.verb = "stats"
+                return _json(200, {"model_stats": await self.front.statistics_of(call, None, None, header)})
             case ["v2", "models", name, *rest]:
                 version_, verb = _version_and_verb(rest, path)
                 _only(method, "POST" if verb == "infer" else "GET")
                 call.verb = verb or "metadata"
+                if verb == "stats":
+                    found = await self.front.statistics_of(call, name, version_, header)
+                    return _json(200, {"model_stats": found})
                 model = self.front.find(call, name, version_, header)
                 if verb == "infer":
                     return await self._infer(call, model, header, body)
@@ -226,11 +233,11 @@ def _version_and_verb(rest: list[str], path: str) -> tuple[str | None, str]:
     match rest:
         case []:
             return None, ""
-        case ["infer" | "ready" | "config" as verb]:
+        case ["infer" | "ready" | "config" | "stats" as verb]:
             return None, verb
         case ["versions", version]:
             return version, ""
-        case ["versions", version, "infer" | "ready" | "config" as verb]:
+        case ["versions", version, "infer" | "ready" | "config" | "stats" as verb]:
             return version, verb
     raise _no_path(path)
 

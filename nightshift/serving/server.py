@@ -35,6 +35,7 @@ from nightshift.serving.processes import Peers
 from nightshift.serving.request_ids import request_id
 from nightshift.serving.rest import Rest
 from nightshift.serving.samples import Plan
+from nightshift.serving.statistics import Statistics
 from nightshift.serving.watch import Watch
 
 _CONNECTIONS = 2048  # that one process accepts; more wait in the kernel's queue, which holds as many again
@@ -93,8 +94,9 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
     peers.answers["refresh"] = refresh
     inference = Inference()
     watch = Watch(follower, inference, access, guard.usage.store, guard.usage.instance, settings.plan)
-    watchers = (guard.watch, follower.tallies.watch, *watch.watchers)
-    front = Front(engine, follower, guard, inference, watchers, watch.door)
+    statistics = Statistics(peers)
+    watchers = (guard.watch, follower.tallies.watch, statistics.watch, *watch.watchers)
+    front = Front(engine, follower, guard, inference, watchers, statistics, watch.door)
     rest = Rest(front, watch, {"registry": store.url, "checkout": settings.checkout})
     uvloop.run(_serve(rest, settings))
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from nightshift.serving.front import EXTENSIONS
 from tests.releases.make import LABELS
 from tests.serving.world import IMAGE, golden_of
 
@@ -62,7 +63,7 @@ def test_metadata_says_what_a_client_must_send_and_how_a_picture_becomes_it(serv
     assert endpoint.client.get(f"/v2/models/toy/versions/{digest[:12]}").json() == about
     server = endpoint.client.get("/v2").json()
     assert server["name"] == "nightshift"
-    assert server["extensions"] == ["binary_tensor_data", "classification", "model_repository", "parameters"]
+    assert server["extensions"] == EXTENSIONS
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/toy/ready"])
@@ -80,6 +81,7 @@ def test_status_says_what_serves_by_which_order(served) -> None:
         "sequence": 1,
         "refused": None,
         "retired": None,
+        "signed_by": None,
         "canary": None,
     }
     assert status["registry"] == world.store.url
@@ -175,7 +177,7 @@ def test_a_body_that_is_no_json_is_400(served, body: bytes, words: str) -> None:
         ("POST", "/v2/models/nobody/infer", 404, r"no model 'nobody' here \(models: toy\)"),
         ("POST", "/v2/models/toy/versions/abc/infer", 404, "no version 'abc'"),
         ("GET", "/v2/models/nobody/ready", 404, "nobody"),
-        ("GET", "/v2/models/toy/stats", 404, "there is no"),
+        ("GET", "/v2/models/toy/trace", 404, "there is no"),
         ("POST", "/v2/repository/models/toy/load", 403, "nightshift promote MODEL DIGEST"),
         ("POST", "/v2/repository/models/toy/unload", 403, "only the ledger"),
         ("GET", "/v2/repository/index", 405, "use POST"),

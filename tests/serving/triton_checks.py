@@ -133,6 +133,51 @@ def grpc_metadata(_, client, digest):
     ]
 
 
+def statistics(found, client_infer) -> None:
+    """What is told before and after five requests and a wrong one differs by these."""
+    before = found()
+    image = np.concatenate([IMAGE, IMAGE])
+    for _ in range(5):
+        client_infer(image)
+    refused(lambda: client_infer(IMAGE[:, :2]), "shape")
+    after = found()
+    success, fail = after["inference_stats"]["success"], after["inference_stats"]["fail"]
+    assert int(after["inference_count"]) - int(before["inference_count"]) == 10, (before, after)
+    assert int(after["execution_count"]) - int(before["execution_count"]) == 5, (before, after)
+    assert int(success["count"]) - int(before["inference_stats"]["success"]["count"]) == 5
+    assert int(fail["count"]) - int(before["inference_stats"]["fail"].get("count", 0)) == 1
+    assert int(success["ns"]) > int(after["inference_stats"]["compute_infer"]["ns"]) > 0
+
+
+@check
+def grpc_statistics(_, client, digest):
+    def one(model, version=""):
+        (found,) = client.get_inference_statistics(model, version, as_json=True)["model_stats"]
+        assert (found["name"], found["version"]) == (model, digest[:12])
+        return found
+
+    client.infer("toy", [tensor(tritonclient.grpc, "image", IMAGE)])
+    refused(lambda: client.infer("toy", [tensor(tritonclient.grpc, "image", IMAGE[:, :2])]), "shape")
+    statistics(
+        lambda: one("toy", digest), lambda image: client.infer("toy", [tensor(tritonclient.grpc, "image", image)])
+    )
+    assert {found.name for found in client.get_inference_statistics().model_stats} == {"toy", "types"}
+    refused(lambda: client.get_inference_statistics("no-such-model"), "no-such-model")
+
+
+@check
+def http_statistics(client, _, digest):
+    def one(model, version=""):
+        (found,) = client.get_inference_statistics(model, version)["model_stats"]
+        assert (found["name"], found["version"]) == (model, digest[:12])
+        return found
+
+    statistics(lambda: one("toy"), lambda image: client.infer("toy", [tensor(tritonclient.http, "image", image)]))
+    assert one("toy", digest[:12])["inference_stats"].keys() >= {"queue", "compute_input", "compute_output"}
+    assert {found["name"] for found in client.get_inference_statistics()["model_stats"]} == {"toy", "types"}
+    refused(lambda: client.get_inference_statistics("no-such-model"), "no-such-model")
+
+
 @check
 def grpc_every_datatype(_, client, __):
     for batch in (1, 3):
