@@ -47,7 +47,7 @@ def knows_only_its_own(topology: Topology) -> None:
     assert code
     assert not [name for told in code for name in told if name.startswith("AIRFLOW")]
     for told in running.values():
-        assert deployer not in told.values()
+        assert not {deployer, topology.signing_key.secret} & set(told.values())
         assert "NIGHTSHIFT_REPO" not in told
 
 
@@ -58,6 +58,7 @@ def test_a_triggered_night_ends_in_a_served_model_that_the_gpu_worker_trained(to
     topology.ended(run)
     assert topology.airflow.receipt(run, "deploy")["outcome"] == "proven"
     assert topology.serving()["mnist-mlp"]["serving"] == topology.airflow.receipt(run, "deploy")["digest"]
+    assert topology.serving()["mnist-mlp"]["signed_by"] == topology.signing_key.public.id
 
     def ran(service: str) -> set[str]:
         logs = topology.machine(service) / ".nightshift/airflow/logs"

@@ -22,6 +22,7 @@ import psycopg2
 import redis
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
+from nightshift.releases.signing import TRUSTED, VARIABLE, SigningKey
 from nightshift.stack import team
 from nightshift.stack.processes import Processes, free_ports
 from nightshift.stack.runs import ENDED, Airflow, Run
@@ -54,6 +55,7 @@ class Topology:
     project: Project
     postgres: Path  # PostgreSQL refuses root, so its folder belongs to somebody else and lies elsewhere
     notify_url: str = ""
+    signing_key: SigningKey = field(default_factory=SigningKey.new)  # the endpoint serves what it signed, nothing else
     ports: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,6 +74,8 @@ class Topology:
             redis=f"127.0.0.1:{self.ports['redis']}",
             endpoints=(self._url("endpoint"),),
             notify_url=self.notify_url,
+            signing={VARIABLE: self.signing_key.secret},
+            trusted={TRUSTED: str(self.signing_key.public)},
             listen="127.0.0.1",
         )
         inner = {name: self.ports[name] for name in INNER_PORTS}
