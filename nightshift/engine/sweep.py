@@ -7,7 +7,7 @@ named stays for an hour after that, longer than anybody takes who has just read 
 A run may compute, at this very moment, the bytes of an object that is to go: it finds the object there, does not put it
 again, and then puts the fragment that names it. Removal and use meet on a marker, as in ``releases.collect``:
 
-    sweeps/<id>.json      what is to go; there while it goes
+    sweeps/<id>.json      what is to go, and whether that has ended; stays for a day
 
 Who removes puts the marker, *then* reads the journals; who puts a fragment looks for markers *after* it, waits for
 their end and puts again what is gone (``survive``): at least one of the two sees the other. A sweep that was killed
@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from nightshift.engine import lock, transfer
 from nightshift.engine.objects import Objects, entry_hashes
@@ -126,29 +127,37 @@ def survive(work: Store, objects: Objects, outputs: Iterable[str]) -> None:
     named = {name: {name, *objects.members(name).values()} for name in outputs if name}
     clock = Clock(work)
     for key, since in work.written("sweeps/").items():
-        try:
-            going = set(json.loads(work.get(key))["objects"]) if key.endswith(".json") else set()
-        except KeyError:  # it has ended, and may have removed anything
-            going = set().union(*named.values())
-        if not (mine := [name for name, all_of_it in named.items() if all_of_it & going]):
+        if not key.endswith(".json"):
             continue
-        say("housekeeping removes what this run made again: waiting for its end")
-        while work.exists(key) and clock() - since < PATIENCE:
+        marker = _marker(work, key)
+        if not (mine := [name for name, all_of_it in named.items() if all_of_it & set(marker["objects"])]):
+            continue
+        say("housekeeping removes what this run made again: it is put once more when that has ended")
+        while not marker["ended"] and clock() - since < PATIENCE:
             time.sleep(0.5)
+            marker = _marker(work, key)
         transfer.push(objects, mine)
+
+
+def _marker(work: Store, key: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(work.get(key))
+    except KeyError:  # a day old, and gone since it was listed
+        return {"objects": [], "ended": True}
+    return found
 
 
 def _remove(work: Store, store: Store, reach: Callable[[], Mapping[str, str]], keys: Collection[str]) -> int:
     """Remove these objects, but for what is reached by now; how many."""
     if not keys:
         return 0
-    marker = f"sweeps/{secrets.token_hex(8)}.json"
+    marker, content = f"sweeps/{secrets.token_hex(8)}.json", {"objects": [_name(key) for key in keys], "ended": False}
     until = time.monotonic() + TIME_S
-    work.put(marker, json.dumps({"objects": [_name(key) for key in keys]}).encode())
+    work.put(marker, json.dumps(content).encode())
     reached = reach()
     going = [key for key in keys if _name(key) not in reached]
     done = _delete(store, going, until)
-    work.delete(marker)
+    work.put(marker, json.dumps(content | {"ended": True}).encode())
     if done < len(going):
         say(f"{len(going) - done} objects are left for the next time")
     return done
@@ -173,7 +182,7 @@ def _delete(store: Store, keys: Collection[str], until: float = float("inf")) ->
 def _tell(store: Store, found: Found, dry_run: bool, say: Callable[[str], object]) -> None:
     would = "would remove" if dry_run else "removes"
     if found.entries:
-        say(f"{would} {len(found.entries)} run-cache entries of {store.url}, of no use any more")
+        say(f"{would} {len(found.entries)} run-cache entries of {store.url} that are of no use any more")
     if found.objects:
         size = sum(store.size(key) or 0 for key in found.objects)
         say(f"{would} {len(found.objects)} objects of {store.url} that nothing reaches, {size / 1e6:,.1f} MB")

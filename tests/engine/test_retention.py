@@ -77,7 +77,7 @@ def put(store: Store, contents: dict[str, bytes]) -> None:
         store.put(f"files/md5/{name[:2]}/{name[2:]}", content)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_gc_and_housekeeping_take_what_nothing_needs_and_nothing_else(
     made: list[Path], repository: str, tmp_path: Path, seed: int
 ) -> None:
