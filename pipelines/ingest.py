@@ -181,7 +181,7 @@ def _take(
         "checksum": checksum,
         "duplicates": duplicates,
         "files": entries,
-        **({"secret": secret.mark} if secret.mark else {}),
+        **({"secret": secret.fingerprint} if secret.fingerprint else {}),
         **({"accepted": reason} if (reason := decisions.let_in(day, checksum)) else {}),
     }
     report["taken"].append(

@@ -56,10 +56,10 @@ class Profile:
         """A number column as float64; NaN where it is missing."""
         return self.table[column].cast(pa.float64()).to_numpy()
 
-    def codes(self, column: str) -> tuple[Array, list[str]]:
-        """A column of words as a number for each, in the order in which they first appear; -1 where it is missing."""
+    def codes(self, column: str) -> tuple[Array, pa.Array]:
+        """A number for each different value in the order of first appearance, -1 where it is missing; and those."""
         found = pc.dictionary_encode(self.table[column].combine_chunks())
-        return pc.fill_null(found.indices, -1).to_numpy(zero_copy_only=False), found.dictionary.to_pylist()
+        return pc.fill_null(found.indices, -1).to_numpy(zero_copy_only=False), found.dictionary
 
     def first(self, flags: Array, days: Array, most: int) -> Array:
         """The numbers of the first flagged records of each of these days."""

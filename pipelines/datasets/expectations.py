@@ -35,7 +35,7 @@ class Sheet:
 
     def __init__(self, profile: Profile, labels: list[str], quarantined: dict[str, int], demands: Validate):
         codes, names = profile.codes("label")
-        place = np.array([labels.index(name) if name in labels else -1 for name in names], int)
+        place = np.array([labels.index(name) if name in labels else -1 for name in names.to_pylist()], int)
         self._profile, self._least = profile, demands.drift.min_rows
         counts = profile.tally(place[codes], len(labels))
         rows, train = (profile.count(flags) for flags in (np.ones(len(codes), bool), profile.train))
@@ -54,7 +54,7 @@ class Sheet:
         self._shares = {"quarantined", "repeated_share", "least_label"}
         self._distributions: dict[str, tuple[Any, list[str]]] = {"label": (counts, labels)}
         self._lines, lines = profile.codes("personal")
-        self._holds = [{*line.splitlines()} for line in lines]
+        self._holds = [{*line.splitlines()} for line in lines.to_pylist()]
         self._flags: dict[str, dict[int, str]] = {}
 
     def share(self, name: str, flags: Any, most: float, show: Callable[[int], str]) -> None:
@@ -74,10 +74,10 @@ class Sheet:
         far = (values < low) | (values > high)
         self.share(f"{name} outliers", far, demands.outliers.max, lambda row: f"{values[row]:g}")
 
-    def words(self, name: str, codes: Any, words: list[str]) -> None:
+    def words(self, name: str, codes: Any, words: Any) -> None:
         """How far the shares of a day's words lie from those before: ``shift``."""
         counts, common = word_bins(self._profile, codes, self._least)
-        bins = [*(self.show(name, words[code]) for code in common), "others", "missing"]
+        bins = [*(self.show(name, str(words[code])) for code in common), "others", "missing"]
         self._distributions[name] = counts, bins
         self._days[f"{name} shift"] = by_day(counts, self._least)
 

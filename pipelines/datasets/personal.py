@@ -24,10 +24,10 @@ class PersonalError(Exception):
 
 
 class Secret(NamedTuple):
-    """What keys hashes, and its mark for the snapshot's index; both empty where nothing is hashed."""
+    """What keys hashes, and its fingerprint for the snapshot's index; both empty where nothing is hashed."""
 
     key: bytes
-    mark: str
+    fingerprint: str
 
 
 def secret(records: Records, days: dict[str, Any]) -> Secret:
@@ -44,15 +44,15 @@ def secret(records: Records, days: dict[str, Any]) -> Secret:
             f"records.personal hashes a column, and {SECRET} is not set: run this through `nightshift ingest` in a "
             "checkout whose stack `make up` has made, or set it to a random text and keep that as you keep a key"
         )
-    mark = hmac.digest(key, b"nightshift", "sha256").hex()[:16]
-    others = [day for day, entry in sorted(days.items()) if entry.get("secret", mark) != mark]
+    fingerprint = hmac.digest(key, b"nightshift", "sha256").hex()[:16]
+    others = [day for day, entry in sorted(days.items()) if entry.get("secret", fingerprint) != fingerprint]
     if others:
         raise PersonalError(
             f"{SECRET} is not the secret with which {others[0]} and {len(others) - 1} more day(s) were hashed: a "
             "person would have two hashes. Set the one of before (`.nightshift/secrets.json` of the machine that "
             "ingested them), or begin a data set under another name"
         )
-    return Secret(key, mark)
+    return Secret(key, fingerprint)
 
 
 def protect(column: pa.Array, how: str | None, key: bytes) -> pa.Array:

@@ -91,6 +91,7 @@ def _parquet(data: bytes, columns: list[str]) -> Landed:
     file = pq.ParquetFile(pa.BufferReader(data))
     there = file.schema_arrow.names
     table = file.read(columns=[column for column in columns if column in there])
+    table.validate(full=True)  # else bytes that are no text are found when it is too late to leave the file out
     return Landed(_hinted(table, columns, there), np.arange(file.metadata.num_rows))
 
 
@@ -128,20 +129,20 @@ def _csv(data: bytes, columns: list[str]) -> Landed:
 
 
 def _jsonl(data: bytes, columns: list[str]) -> Landed:
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, str | None]] = []
     rows, torn = [], []
     for row, line in enumerate(io.BytesIO(data)):
         try:
             record = json.loads(line)
-            found.append({column: record[column] for column in record.keys() & {*columns}})
+            record_texts = {column: _text(record[column]) for column in record.keys() & {*columns}}
+            "".join(filter(None, record_texts.values())).encode()  # half of a character can be written in JSON
+            found.append(record_texts)
             rows.append(row)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             torn.append({"record": f"row {row}", "reason": "is no JSON object in UTF-8"})
     there = {column for record in found for column in record}
     texts = {
-        column: pa.array([_text(record.get(column)) for record in found], pa.string())
-        for column in columns
-        if column in there
+        column: pa.array([record.get(column) for record in found], pa.string()) for column in columns if column in there
     }
     return Landed(pa.table(texts), np.array(rows, int), torn)
 
@@ -153,6 +154,8 @@ def _text(value: Any) -> str | None:
 def _hinted(table: pa.Table, columns: list[str], there: list[str]) -> pa.Table:
     """The columns that are there; of one that is not, a near name is told: a table without a header has no names."""
     for column in columns:
+        if there.count(column) > 1:
+            raise Unreadable(f"has the column {column} {there.count(column)} times")
         near = difflib.get_close_matches(column, there, n=1, cutoff=0.8)
         if column not in there and near and near[0] not in columns:
             raise Unreadable(f"has no column {column}; its {near[0]} may be meant")
