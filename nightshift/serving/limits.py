@@ -75,7 +75,9 @@ class Spent:
 
     def seconds_left(self, most: int, at: datetime) -> float:
         """Spend one; 0 when it was there, else the seconds until the next period begins."""
-        if at >= self.ends:
+        # A clock that goes back stays in the period that has begun, so that nobody has a quota twice; unless it was far
+        # ahead by mistake, or a key might wait for years.
+        if not 2 * self.begins.timestamp() - self.ends.timestamp() <= at.timestamp() < self.ends.timestamp():
             self.begins, self.ends = bounds(self.period, at)
             self.own = self.others = 0
         if self.own + self.others >= most:

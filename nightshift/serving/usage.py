@@ -70,7 +70,7 @@ class Usage:
             if self.store is not None and self._written.get(day) != requests:
                 self.store.put(f"usage/{_day(day)}/{self.instance}.json", self._document(day, rows))
                 self._written[day] = requests
-            if day < today:
+            if day < today - 1:  # a clock may go back over midnight, and then must not begin yesterday's sums anew
                 self._days.pop(day)
                 self._written.pop(day, None)
 

@@ -93,6 +93,17 @@ def test_a_quota_is_spent_and_begins_anew_with_the_period():
     assert (spent.own, spent.others) == (1, 0)
 
 
+def test_a_clock_that_goes_back_gives_no_quota_twice_and_one_that_was_far_ahead_takes_none() -> None:
+    at = datetime(2026, 3, 1, 0, 10, tzinfo=UTC)
+    spent = Spent("day", at)
+    assert spent.seconds_left(1, at) == 0
+    assert spent.seconds_left(1, at - timedelta(hours=1)) > 0, "it was the day before again"
+    assert spent.seconds_left(1, at + timedelta(days=365)) == 0
+    assert spent.seconds_left(1, at + timedelta(days=365)) > 0
+    assert spent.seconds_left(1, at) == 0
+    assert spent.seconds_left(1, at) == 24 * 3600 - 600
+
+
 def test_a_month_is_the_calendars_in_utc():
     at = datetime(2026, 12, 31, 23, 0, tzinfo=UTC).astimezone()
     assert bounds("month", at) == (datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))

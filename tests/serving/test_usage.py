@@ -57,7 +57,9 @@ def test_only_what_grew_is_written_and_only_the_days_asked_for_are_read(store: F
     assert read(store, LONG_AGO, TODAY - timedelta(days=2)) == []
 
 
-def test_at_midnight_a_new_day_begins_and_the_old_one_is_kept_no_longer(store, monkeypatch: pytest.MonkeyPatch):
+def test_at_midnight_a_new_day_begins_and_the_old_one_is_kept_no_longer_than_another(
+    store, monkeypatch: pytest.MonkeyPatch
+):
     usage = Usage(store, "one")
     midnight = 20_000 * 86400.0
     monkeypatch.setattr(time, "time", lambda: midnight - 1)
@@ -69,7 +71,14 @@ def test_at_midnight_a_new_day_begins_and_the_old_one_is_kept_no_longer(store, m
     usage.flush()
     assert store.list("usage/") == ["usage/2024-10-03/one.json", "usage/2024-10-04/one.json"]
     assert [row.requests for row in read(store, date(2024, 10, 3), date(2024, 10, 4))] == [1, 2]
-    assert len(usage._days) == 1
+    monkeypatch.setattr(time, "time", lambda: midnight - 5)  # the clock was set
+    usage.count("a", "m", "v", 1, 0.0)
+    usage.flush()
+    assert [row.requests for row in read(store, date(2024, 10, 3), date(2024, 10, 4))] == [2, 2]
+    monkeypatch.setattr(time, "time", lambda: midnight + 86400)
+    usage.count("a", "m", "v", 1, 0.0)
+    usage.flush()
+    assert len(usage._days) == 2
 
 
 def test_while_the_store_is_away_sums_are_kept_but_not_for_ever(store, tmp_path: Path, monkeypatch, caplog):
