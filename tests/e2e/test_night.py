@@ -97,7 +97,12 @@ def test_dvc_repro_from_nothing_ends_in_the_same_bytes(project, first, tmp_path)
 def test_the_figures_are_there_for_dvc(project, first):
     shown = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
     assert shown["artifacts/evaluations/mnist-mlp/metrics.json"]["data"]["accuracy"] == first["models"][0]["accuracy"]
-    assert "epochs.csv" in project.run("dvc", "plots", "show", "--json").stdout
+    plots = json.loads(project.run("dvc", "plots", "show", "--json").stdout)["data"]
+    names = {path.rpartition("/")[2] for path in plots}
+    evaluated = {"calibration.csv", "confusion.csv", "per_class.csv", "slices.csv", "drift.csv"}
+    assert names >= {"days.csv", "epochs.csv"} | evaluated
+    (days,) = plots["artifacts/validations/mnist/days.csv"]
+    assert days["content"]["encoding"]["y"] == {"field": "date", "type": "nominal", "title": "date"}
 
 
 def test_a_clone_that_has_had_no_night_says_what_to_type(project, tmp_path):

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -108,7 +109,12 @@ def test_a_refused_day_is_held_and_nothing_of_it_is_recorded(project, worse, ref
 
 def test_after_a_refused_night_its_report_opens(project, refused):
     (data,) = refused["data_sets"]
-    assert "<html" in (project.root / data["report"]).read_text()
+    report = (project.root / data["report"]).read_text()
+    assert "nightshift drop mnist 2026-01-03 --reason" in report
+    assert "2026-01-03, closely" in report
+    assert "data:image/png;base64," in report
+    airflow = airflow_of(project)
+    assert airflow._ask("GET", f"/nights/report/validations/ingest_mnist/{quote(data['run'])}/mnist").text == report
 
 
 def test_running_again_after_a_refused_day_repeats_nothing_and_still_says_so(project, refused):
