@@ -180,6 +180,14 @@ def test_the_divergence_is_nothing_between_the_same_shares_and_a_bit_between_str
     assert divergence(np.array([5, 5]), np.array([30, 10])) == pytest.approx((by_hand + other) / 2, abs=1e-4)
 
 
+def test_what_drifts_a_little_every_night_is_far_from_the_champion_before_a_day_is_far_from_those_before_it() -> None:
+    rng = np.random.default_rng(0)
+    edges = np.arange(0, 257, 16)
+    days = np.array([np.histogram(rng.normal(110 + 0.5 * night, 30, 2000), edges)[0] for night in range(61)])
+    assert by_day(days, 300)[60] == pytest.approx(0.28, abs=0.05), "validation, day 60: warned, not stopped"
+    assert stability_index(days[60], days[:11].sum(axis=0)) == pytest.approx(0.87, abs=0.1), "the gate stops it"
+
+
 def test_samples_of_one_place_lie_as_far_apart_as_is_said() -> None:
     rng = np.random.default_rng(0)
     found = [stability_index(*(rng.multinomial(n, [1 / 16] * 16) for n in (300, 3000))) for _ in range(500)]
