@@ -100,6 +100,15 @@ def test_the_endpoint_knows_the_digest_of_the_key_that_the_deployer_has(tmp_path
         assert stack.endpoint_key not in str(stack.environment(identity))
 
 
+def test_the_secret_of_personal_data_is_made_once_and_reaches_those_who_run_tasks_alone(tmp_path: Path) -> None:
+    stack = Stack.load(tmp_path, {})
+    secret = stack.environment("worker")["NIGHTSHIFT_PERSONAL_SECRET"]
+    assert len(secret) > 40
+    assert Stack.load(tmp_path, {}).environment("worker")["NIGHTSHIFT_PERSONAL_SECRET"] == secret
+    for identity in ("admin", "deployer", "endpoint", "keys", "reader"):
+        assert secret not in str(stack.environment(identity))
+
+
 def test_a_process_of_the_stack_inherits_no_key_of_the_persons_shell() -> None:
     shell = {
         "PATH": "/bin",

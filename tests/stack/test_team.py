@@ -8,7 +8,7 @@ import pytest
 
 from nightshift.serving.keys import digest
 from nightshift.stack import s3, team
-from nightshift.stack.airflow import environment
+from nightshift.stack.airflow import PROCESSES, SCHEDULER, environment
 from nightshift.stack.settings import Stack
 from nightshift.stack.team import SERVICES, Team
 
@@ -96,6 +96,14 @@ def test_a_teams_airflow_differs_from_one_machines_only_where_it_must(told, tmp_
     places |= {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH"}
     for service in ("scheduler", "worker"):
         assert {name for name in names if told[service].get(name) != one[name]} <= places | own
+
+
+def test_only_what_runs_tasks_has_the_secret_of_personal_data(told, made, tmp_path: Path, monkeypatch):
+    assert who_is_told(told, made.secrets["personal"]) == {"worker", "gpu-worker", "events-worker"}
+    monkeypatch.setattr("nightshift.stack.repository.branch", lambda root: "main")
+    stack = Stack.load(tmp_path, {})
+    secret = stack.secrets["personal"]["secret"]
+    assert [name for name in PROCESSES if secret in environment(stack, name).values()] == [SCHEDULER]
 
 
 def test_the_endpoint_can_check_the_key_of_whoever_deploys_and_cannot_use_it(told, made):
