@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nightshift.releases.manifest import Tensor
+from nightshift.serving import bf16
 from nightshift.serving.tensors import DTYPES, RequestError, count_of, demand_finite
 
 
@@ -17,20 +18,24 @@ def read(data: bytes | memoryview, expected: Tensor, shape: Sequence[int]) -> np
     name, datatype, count = expected.name, expected.datatype, count_of(shape)
     if datatype == "BYTES":
         return texts(_elements(data, count, name), name).reshape(shape)
-    dtype = np.dtype(DTYPES[datatype])
+    dtype = np.dtype(np.uint16 if datatype == "BF16" else DTYPES[datatype])
     if len(data) != count * dtype.itemsize:
         raise RequestError(
             400, f"input {name!r} has {len(data)} bytes, its shape {list(shape)} needs {count * dtype.itemsize}"
         )
     array = np.frombuffer(data, dtype)
+    if datatype == "BF16":
+        array = bf16.widen(array)
     if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
         raise RequestError(400, f"input {name!r} has a byte that is neither 0 nor 1")
     demand_finite(array, expected)
     return array.reshape(shape)
 
 
-def write(array: np.ndarray) -> bytes:
+def write(array: np.ndarray, datatype: str) -> bytes:
     """The bytes of an output; texts become BYTES."""
+    if datatype == "BF16":
+        array = bf16.narrow(array)
     if array.dtype.kind not in "OSU":
         return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     parts = []

@@ -116,5 +116,5 @@ def write(request: Any, model: LoadedModel, wanted: dict[str, int], results: Seq
         if classes:
             array, datatype = best(name, array, classes, model.manifest.input.labels), "BYTES"
         answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        answer.raw_output_contents.append(binary.write(array))
+        answer.raw_output_contents.append(binary.write(array, datatype))
     return answer

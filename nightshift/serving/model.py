@@ -11,7 +11,7 @@ import onnxruntime
 from nightshift.releases import golden
 from nightshift.releases.manifest import GOLDEN, PROGRAM, Manifest, Tensor, short
 from nightshift.releases.registry import check
-from nightshift.serving import tensors
+from nightshift.serving import bf16, tensors
 from nightshift.serving.tensors import RequestError
 
 _ORT_DATATYPES = {
@@ -24,6 +24,7 @@ _ORT_DATATYPES = {
     "tensor(int16)": "INT16",
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
+    "tensor(bfloat16)": "BF16",
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
@@ -53,12 +54,18 @@ class LoadedModel:
         self.inputs = {tensor.name: tensor for tensor in manifest.signature.inputs}
         self.outputs = {tensor.name: tensor for tensor in manifest.signature.outputs}
         every = (*self.inputs.values(), *self.outputs.values())
+        self._bf16_inputs = {name for name, tensor in self.inputs.items() if tensor.datatype == "BF16"}
+        self._bf16_outputs = {name for name, tensor in self.outputs.items() if tensor.datatype == "BF16"}
+        self._has_bf16 = bool(self._bf16_inputs or self._bf16_outputs)
         self.can_batch = all(tensor.shape[:1] == (-1,) and min(tensor.shape[1:], default=0) >= 0 for tensor in every)
 
     def run(self, arrays: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         """The outputs of these names, in order. Raises RequestError 400 when the program cannot run on the inputs."""
         try:
-            results = self._session.run(list(names), arrays)
+            if self._has_bf16:
+                results = bf16.run(self._session, names, arrays, self._bf16_inputs, self._bf16_outputs)
+            else:
+                results = self._session.run(list(names), arrays)
         except Exception as error:
             # ORT's own exceptions share no base; with the signature checked, what is left are inputs whose free
             # dimensions do not fit each other.
@@ -124,6 +131,9 @@ def load(folder: Path, model: str, digest: str) -> LoadedModel:
         raise ReleaseRefused(f"{PROGRAM} does not load: {str(error)[:300]}") from error
     _compare("input", manifest.signature.inputs, session.get_inputs())
     _compare("output", manifest.signature.outputs, session.get_outputs())
+    datatypes = {tensor.datatype for tensor in manifest.signature.inputs}
+    if "BYTES" in datatypes and any(tensor.datatype == "BF16" for tensor in manifest.signature.outputs):
+        raise ReleaseRefused("ONNX Runtime gives no BF16 where texts come in: let the program cast its outputs to FP32")
     loaded = LoadedModel(manifest, digest, session)
     for index, case in enumerate(requests.cases):
         started = time.thread_time()  # not the clock's: a busy machine makes no model slow

@@ -72,7 +72,7 @@ def write(asked: Asked, model: LoadedModel, results: Sequence[np.ndarray]) -> tu
             array, datatype = best(wanted.name, array, wanted.classes, model.manifest.input.labels), "BYTES"
         tensor: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": list(array.shape)}
         if wanted.binary:
-            data = binary.write(array)
+            data = binary.write(array, datatype)
             tail.append(data)
             tensor["parameters"] = {"binary_data_size": len(data)}
         else:

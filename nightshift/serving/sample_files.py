@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nightshift.releases.store import Store
+from nightshift.serving import bf16
 from nightshift.serving.request_ids import began
 
 
@@ -93,7 +94,8 @@ def array(tensor: Mapping[str, Any]) -> np.ndarray | None:
     if data is None:
         return None
     if tensor["datatype"] != "BYTES":
-        return np.frombuffer(data, _NUMPY[tensor["datatype"]]).reshape(shape)
+        found = np.frombuffer(data, _NUMPY[tensor["datatype"]]).reshape(shape)
+        return bf16.widen(found) if tensor["datatype"] == "BF16" else found
     values, at = [], 0
     while at < len(data):
         (length,) = struct.unpack_from("<I", data, at)
@@ -161,7 +163,7 @@ def _tensors(of: Sequence[Sequence[Kept]]) -> Any:
         "name": Array([tensor.name for tensor in flat], text),
         "datatype": Array([tensor.datatype for tensor in flat], text),
         "shape": _lists(shapes, [len(tensor.shape) for tensor in flat]),
-        "data": Array([_data(tensor.values) for tensor in flat], DataType.binary()),
+        "data": Array([_data(tensor) for tensor in flat], DataType.binary()),
     }
     fields = [Field(name, column.type) for name, column in columns.items()]
     return _lists(struct_array(list(columns.values()), fields=fields), [len(tensors) for tensors in of])
@@ -174,9 +176,12 @@ def _lists(values: Any, lengths: Sequence[int]) -> Any:
     return list_array(Array.from_numpy(ends), values, type=DataType.list(Field("element", values.type)))
 
 
-def _data(values: np.ndarray | None) -> bytes | None:
+def _data(tensor: Kept) -> bytes | None:
+    values = tensor.values
     if values is None:
         return None
+    if tensor.datatype == "BF16":
+        values = bf16.narrow(values)
     if values.dtype != np.object_:
         return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     parts = []
@@ -186,6 +191,6 @@ def _data(values: np.ndarray | None) -> bytes | None:
     return b"".join(parts)
 
 
-_NUMPY = {"BOOL": "?", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"} | {
+_NUMPY = {"BOOL": "?", "BF16": "<u2", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"} | {
     f"{sign}INT{bits}": f"<{'u' if sign else 'i'}{bits // 8}" for sign in ("U", "") for bits in (8, 16, 32, 64)
 }

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nightshift.releases.manifest import Tensor
+from nightshift.serving import bf16
 
 DTYPES: Mapping[str, Any] = {
     "BOOL": np.bool_,
@@ -18,12 +19,13 @@ DTYPES: Mapping[str, Any] = {
     "INT16": np.int16,
     "INT32": np.int32,
     "INT64": np.int64,
+    "BF16": np.float32,  # whose values are rounded to it
     "FP16": np.float16,
     "FP32": np.float32,
     "FP64": np.float64,
     "BYTES": np.object_,
 }
-FLOATS = {"FP16", "FP32", "FP64"}
+FLOATS = {"BF16", "FP16", "FP32", "FP64"}
 _JSON_TYPES: Mapping[str, tuple[set[type], str]] = {
     **{name: ({int}, "integers") for name in DTYPES if "INT" in name},
     **{name: ({int, float}, "numbers") for name in FLOATS},
@@ -141,7 +143,8 @@ def _of_numbers(data: np.ndarray, expected: Tensor) -> np.ndarray:
         if data.min() < limits.min or data.max() > limits.max:
             raise _out_of_range(name, datatype)
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
-        return data.astype(DTYPES[datatype])
+        array = data.astype(DTYPES[datatype])
+    return bf16.rounded(array) if datatype == "BF16" else array
 
 
 def _of_list(data: list[Any], expected: Tensor) -> np.ndarray:
@@ -153,9 +156,10 @@ def of_values(data: list[Any], expected: Tensor) -> np.ndarray:
     """Python's numbers as an array of the tensor's dtype. Raises RequestError 400 when one is out of its range."""
     try:
         with np.errstate(over="ignore"):
-            return np.array(data, dtype=DTYPES[expected.datatype])
+            array = np.array(data, dtype=DTYPES[expected.datatype])
     except OverflowError:
         raise _out_of_range(expected.name, expected.datatype) from None
+    return bf16.rounded(array) if expected.datatype == "BF16" else array
 
 
 def _out_of_range(name: str, datatype: str) -> RequestError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving import venv
-from tests.serving.types_release import make_types_release
+from tests.serving.types_release import HALVES, make_types_release
 from tests.serving.world import KEY, World
 
 SCRIPT = Path(__file__).with_name("triton_checks.py")
@@ -32,10 +32,14 @@ def found(tmp_path_factory: pytest.TempPathFactory, python: Path) -> dict[str, s
     make_types_release(folder / "types")
     types = world.registry.publish(folder / "types")
     world.order(types, "proven", model="types")
+    make_types_release(folder / "halves", "halves", HALVES)
+    halves = world.registry.publish(folder / "halves")
+    world.order(halves, "proven", model="halves")
     endpoint = world.endpoint().start()
     try:
         endpoint.wait_serving(digest)
         endpoint.wait_serving(types, model="types")
+        endpoint.wait_serving(halves, model="halves")
         command = [python, SCRIPT, f"127.0.0.1:{endpoint.port}", f"127.0.0.1:{endpoint.grpc_port}", digest]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr

@@ -69,6 +69,7 @@ def test_every_datatype_comes_back_as_it_was():
         sample_files.Kept("flags", "BOOL", (3,), np.array([True, False, True])),
         sample_files.Kept("big", "UINT64", (1,), np.array([2**64 - 1], np.uint64)),
         sample_files.Kept("texts", "BYTES", (2, 2), np.array([["", "ä"], [b"\xff\0", "x" * 300]], object)),
+        sample_files.Kept("halves", "BF16", (2,), np.array([1.5, -(2.0**100)], np.float32)),
         sample_files.Kept("none", "FP32", (0, 4), np.empty((0, 4), np.float32)),
     ]
     row = sample_files.Row(0.0, "a", "m", "d", "champion", None, "grpc", "infer", 1, kept, [], 200, 1.0, None)
@@ -78,7 +79,9 @@ def test_every_datatype_comes_back_as_it_was():
         assert array.dtype == tensor.values.dtype
         assert np.array_equal(array, tensor.values)
     assert back[3].tolist() == [[b"", "ä".encode()], [b"\xff\0", b"x" * 300]]
-    assert back[4].shape == (0, 4)
+    assert back[4].tolist() == [1.5, -(2.0**100)]
+    assert len(read["inputs"][4]["data"]) == 4
+    assert back[5].shape == (0, 4)
     assert read["outputs"] == []
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from ml_dtypes import bfloat16
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 VALUES = {
@@ -102,7 +103,7 @@ def faults(library: ModuleType, client) -> None:
 
 def the_repository(client, name) -> None:
     found = {name(one): one for one in client_index(client)}
-    assert set(found) == {"toy", "types"}, found
+    assert set(found) == {"toy", "types", "halves"}, found
     for change in (client.load_model, client.unload_model):
         refused(lambda change=change: change("toy"), "nightshift promote")
 
@@ -161,7 +162,7 @@ def grpc_statistics(_, client, digest):
     statistics(
         lambda: one("toy", digest), lambda image: client.infer("toy", [tensor(tritonclient.grpc, "image", image)])
     )
-    assert {found.name for found in client.get_inference_statistics().model_stats} == {"toy", "types"}
+    assert {found.name for found in client.get_inference_statistics().model_stats} == {"toy", "types", "halves"}
     refused(lambda: client.get_inference_statistics("no-such-model"), "no-such-model")
 
 
@@ -174,7 +175,7 @@ def http_statistics(client, _, digest):
 
     statistics(lambda: one("toy"), lambda image: client.infer("toy", [tensor(tritonclient.http, "image", image)]))
     assert one("toy", digest[:12])["inference_stats"].keys() >= {"queue", "compute_input", "compute_output"}
-    assert {found["name"] for found in client.get_inference_statistics()["model_stats"]} == {"toy", "types"}
+    assert {found["name"] for found in client.get_inference_statistics()["model_stats"]} == {"toy", "types", "halves"}
     refused(lambda: client.get_inference_statistics("no-such-model"), "no-such-model")
 
 
@@ -182,6 +183,32 @@ def http_statistics(client, _, digest):
 def grpc_every_datatype(_, client, __):
     for batch in (1, 3):
         every_datatype(tritonclient.grpc, client, batch, {})
+
+
+def halves(library: ModuleType, client) -> None:
+    """BF16 both ways, as bits beside another datatype."""
+    sent = np.array([[1.5, -2.0], [2.0**100, 0.0]], np.float32)
+    given = [library.InferInput(f"in_{name}", [2, 2], name) for name in ("BF16", "FP32")]
+    given[0].set_data_from_numpy(sent.astype(bfloat16))
+    given[1].set_data_from_numpy(sent)
+    answer = client.infer("halves", given)
+    assert np.array_equal(answer.as_numpy("out_BF16"), sent), answer.as_numpy("out_BF16")
+    assert np.array_equal(answer.as_numpy("out_FP32"), sent)
+    alone = client.infer("halves", given, outputs=[library.InferRequestedOutput("out_FP32")])
+    assert np.array_equal(alone.as_numpy("out_FP32"), sent)
+    given[0].set_data_from_numpy(np.array([[1, np.inf], [0, 0]], bfloat16))
+    refused(lambda: client.infer("halves", given), "not finite as BF16")
+
+
+@check
+def grpc_bf16(_, client, __):
+    halves(tritonclient.grpc, client)
+    assert client.get_model_config("halves", as_json=True)["config"]["input"][0]["data_type"] == "TYPE_BF16"
+
+
+@check
+def http_bf16(client, _, __):
+    halves(tritonclient.http, client)
 
 
 @check

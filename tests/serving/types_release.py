@@ -1,6 +1,7 @@
 """A release whose program gives back every tensor that it is given, one of each datatype."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +27,22 @@ ONNX = {
 }
 
 
-def make_types_release(folder: Path, model: str = "types") -> None:
-    """Inputs ``in_<DATATYPE>`` and outputs ``out_<DATATYPE>``, all of the shape [batch, 2]."""
+HALVES = {"BF16": TensorProto.BFLOAT16, "FP32": TensorProto.FLOAT}  # ONNX Runtime has BF16 out of no texts
+
+
+def make_types_release(folder: Path, model: str = "types", kinds: Mapping[str, int] = ONNX) -> str:
+    """The digest of a release with inputs ``in_<DATATYPE>`` and outputs ``out_<DATATYPE>``, all [batch, 2]."""
     folder.mkdir(parents=True)
-    nodes = [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in ONNX]
-    inputs = [helper.make_tensor_value_info(f"in_{name}", kind, ["batch", 2]) for name, kind in ONNX.items()]
-    outputs = [helper.make_tensor_value_info(f"out_{name}", kind, ["batch", 2]) for name, kind in ONNX.items()]
+    nodes = [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in kinds]
+    inputs = [helper.make_tensor_value_info(f"in_{name}", kind, ["batch", 2]) for name, kind in kinds.items()]
+    outputs = [helper.make_tensor_value_info(f"out_{name}", kind, ["batch", 2]) for name, kind in kinds.items()]
     graph = helper.make_graph(nodes, "types", inputs, outputs)
     program = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(program)
     (folder / manifests.PROGRAM).write_bytes(program.SerializeToString())
 
     def tensors(side: str) -> list[dict]:
-        return [{"name": f"{side}_{name}", "datatype": name, "shape": [1, 2], "data": _data(name)} for name in ONNX]
+        return [{"name": f"{side}_{name}", "datatype": name, "shape": [1, 2], "data": _data(name)} for name in kinds]
 
     cases = [{"inputs": tensors("in"), "outputs": tensors("out")}]
     (folder / manifests.GOLDEN).write_text(json.dumps({"format": 1, "tolerance": 1e-4, "cases": cases}))
@@ -47,14 +51,14 @@ def make_types_release(folder: Path, model: str = "types") -> None:
         model=model,
         task="tensors",
         signature={
-            side + "puts": [{"name": f"{side}_{name}", "datatype": name, "shape": [-1, 2]} for name in ONNX]
+            side + "puts": [{"name": f"{side}_{name}", "datatype": name, "shape": [-1, 2]} for name in kinds]
             for side in ("in", "out")
         },
         input={"kind": "tensor"},
         lineage={"opponent": None},
         verdict="pass",
     )
-    manifests.write(folder, manifest)
+    return manifests.write(folder, manifest)
 
 
 def _data(datatype: str) -> list:
