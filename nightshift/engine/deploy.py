@@ -47,14 +47,16 @@ def deploy(model: str, dag: str, run: str) -> Receipt:
     journal = Journal.open(dag, run)
     base = journal.base()
     found = journal.get("outcome.json")
-    if found is None or found["outcome"] == "refused":
-        # A refusal may be the endpoint's (it was away): trying again asks the ledger, which knows what is barred.
-        again = found is not None
+    if found is None:
         found = _deploy(model, journal, base)
-        if again:
-            journal.replace("outcome.json", found)
-        elif not journal.put("outcome.json", found):
+        if not journal.put("outcome.json", found):
             found = journal.get("outcome.json") or found
+    elif found["outcome"] == "refused":
+        # A refusal may be the endpoint's (it was away): trying again asks the ledger, which knows what is barred.
+        again = _deploy(model, journal, base)
+        if again["outcome"] != "barred" or found["order"] is None:  # barred by this run's own order: it was refused
+            found = again
+            journal.replace("outcome.json", found)
     policy = base["params"]["models"][model]["deploy"]
     failed = found["outcome"] == "not_passed" and policy.get("on_not_passed") == "fail"
     details = {key: found[key] for key in ("digest", "order")}

@@ -45,6 +45,8 @@ def test_the_first_night_takes_trains_proves_publishes_and_serves(project, first
     assert model["ran"] == ["train", "evaluate", "gate", "package", "publish"]
     assert model["verdict"] == "pass"
     assert model["interval"][0] < model["accuracy"] < model["interval"][1]
+    assert sorted(model["cost"]) == sorted(f"{stage}@mnist-mlp" for stage in model["ran"])
+    assert model["cost"]["train@mnist-mlp"]["cpu_seconds"] > 0
     assert model["deploy"] == "proven"
     status = endpoint.answer(project.stack)
     assert status["models"]["mnist-mlp"]["serving"] == model["release"]

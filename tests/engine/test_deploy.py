@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from nightshift.engine.key import listing, md5
 from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import StoreDenied
-from nightshift.releases.ledger import Ledger
+from nightshift.releases.ledger import Ledger, Outcome, now
 from nightshift.releases.registry import Registry
 from nightshift.releases.signing import SigningKey, Trust, sign
 from nightshift.releases.store import open_store
@@ -189,6 +190,29 @@ def test_where_a_signature_is_required_a_worker_without_a_key_orders_nothing_and
         order = Ledger(store).newest("m")
     assert Trust(str(key.public)).voucher(found, "m", digest, manifest) == key.public
     assert order.evidence["signed_by"] == key.public.id
+
+
+@pytest.mark.parametrize(("own", "outcome", "status"), [(True, "refused", 1), (False, "barred", 3)])
+def test_a_second_attempt_says_what_became_of_the_runs_own_order(
+    world: World, tmp_path: Path, own: bool, outcome: str, status: int
+) -> None:
+    """The endpoint refused the model; Airflow tries the task again, and the ledger lets no night order it again."""
+    digest = finished(world, tmp_path, "pass")
+    with world.settings_of():
+        receipt = manifests.load((tmp_path / "release" / manifests.NAME).read_bytes())
+        ledger = Ledger(open_store(world.environment["NIGHTSHIFT_REGISTRY"]))
+        order = ledger.order("m", digest=digest, model_digest=receipt.model_digest, who="night r", what="deploy",
+                             reason="r", evidence={}, deadline=timedelta(seconds=9))  # fmt: skip
+        ledger.settle(order, Outcome(state="refused", fault="release", reason="too slow", replicas=(), at=now()))
+        said = {"message": f"{digest[:12]}: too slow", "digest": digest, "order": order.sequence if own else None}
+        world.journal(*HERE[1::2]).put("outcome.json", {"outcome": "refused", **said})
+    with alive() as url:
+        ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS=url)
+    assert (ran.outcome, ran.status) == (outcome, status)
+    assert "too slow" in ran.receipt["message"]
+    assert world.fragment("train_m", "r", "outcome.json")["outcome"] == outcome
+    with world.settings_of():
+        assert len(ledger.history("m")) == 1
 
 
 def test_a_workers_identity_cannot_put_a_signature_nor_take_one_away(world: World, s3: Any, monkeypatch) -> None:
