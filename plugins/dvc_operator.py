@@ -16,7 +16,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 FINAL = {2, 3}  # the engine's exit status for wrong use and for a rule's no: trying again would not change it
-SKIPPED = {"not_passed", "not_asked", "not_approved"}  # what became of a deployment that was none
+SKIPPED = {"not_passed", "not_asked", "not_approved", "barred"}  # what became of a deployment that was none
 
 
 class EngineOperator(BaseOperator):

@@ -61,14 +61,18 @@ def poisoned(project: Project, champion: str) -> dict[str, Any]:
     return dict(model)
 
 
-def night_after(project: Project, champion: str) -> dict[str, Any]:
-    """A night that ends green, with what serves as before."""
+def night_after(project: Project, champion: str, refused: str | None = None) -> dict[str, Any]:
+    """A night that ends green, with what serves as before; nothing was ever ordered but it, and what was refused."""
     night = project.night()
     assert [one["state"] for one in night["data_sets"] + night["models"]] == ["success", "success"]
     assert serves(project) == champion
-    orders = json.loads(project.nightshift("history", "mnist-mlp", "--json").stdout)
-    assert [order["digest"] for order in orders] == [champion]
+    assert sorted(orders(project)) == sorted([(champion, "proven"), *([(refused, "refused")] if refused else [])])
     return night
+
+
+def orders(project: Project) -> list[tuple[str, str]]:
+    found = json.loads(project.nightshift("history", "mnist-mlp", "--json").stdout)
+    return [(order["digest"], order["outcome"]["state"]) for order in found]
 
 
 def said(model: dict[str, Any]) -> str:
@@ -174,6 +178,74 @@ def test_a_challenger_that_costs_fifty_times_as_much_does_not_pass(project: Proj
     night_after(project, champion)
 
 
-def params_of(project: Project) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((project.root / "params.yaml").read_text())["models"]["mnist-mlp"]
+def test_a_test_split_that_is_too_old_stops_the_challenger(project: Project, champion: str) -> None:
+    was = params_of(project)["gate"]["stale"]
+    project.land("date=2026-02-07/train.parquet", parquet(*rows("mnist", "train.parquet", 3000, 1000)))
+    project.edit(lambda params: params["models"]["mnist-mlp"]["gate"].update(stale_after_days=30, stale="stop"))
+    model = poisoned(project, champion)
+    assert model["verdict"] == "fail"
+    cause = "newest frozen row is of 2026-01-01, 37 days before the newest training day, 2026-02-07; at most 30"
+    assert cause in said(model)
+    project.nightshift("drop", "mnist", "2026-02-07", "--reason", "only the test rows were too old")
+    project.edit(lambda params: params["models"]["mnist-mlp"]["gate"].update(stale_after_days=90, stale=was))
+    night_after(project, champion)
+
+
+def test_a_champion_that_was_trained_on_the_frozen_rows_is_not_compared_by_them(
+    project: Project, champion: str
+) -> None:
+    """The newest five days become the frozen rows, and all that the champion learnt is of one of them."""
+    was = params_of(project, "datasets", "mnist")["prepare"]
+    project.land("date=2025-12-20/train.parquet", parquet(*rows("mnist", "train.parquet", 4000, 2500)))
+    frozen = {"days": 5, "confirm": 0.4, "publish": 0.2, "least": 1000, "renewed": []}
+    prepare = {"split": "time", "val": 0.1, "frozen": frozen}
+    project.edit(lambda params: params["datasets"]["mnist"].update(prepare=prepare))
+    model = poisoned(project, champion)
+    assert model["verdict"] == "inconclusive"
+    assert "The champion may have been trained on" in said(model)
+    assert "0 are left, fewer than frozen.least (1000): nothing is compared" in said(model)
+    project.nightshift("drop", "mnist", "2025-12-20", "--reason", "it was only there to be trained on")
+    project.edit(lambda params: params["datasets"]["mnist"].update(prepare=was))
+    night_after(project, champion)
+
+
+SLOW = """
+
+class Slow(nn.Module):
+    \"\"\"Gives what it gets, after much arithmetic in which nothing is multiplied and added.\"\"\"
+
+    def forward(self, x):
+        found = x[:1].repeat(1, 256, 1, 1)
+        for _ in range(100):
+            found = found.sin()
+        return x + (found.max() > 2).to(x.dtype)
+"""
+
+
+def test_a_challenger_that_is_slow_without_counting_more_is_refused_and_never_ordered_again(
+    project: Project, champion: str
+) -> None:
+    """It answers as the champion does, so the gate, asked for no worse, lets it pass. Last: it stays refused."""
+    family = project.root / "pipelines" / "families" / "mlp.py"
+    no_worse = {"bound": -0.01, "look_level": 0.15, "level": 0.05}
+    project.edit(lambda params: params["models"]["mnist-mlp"]["gate"].update(change_threshold=no_worse))
+    family.write_text(family.read_text().replace("nn.Flatten(),", "Slow(),\n        nn.Flatten(),") + SLOW)
+    project.git("commit", "--quiet", "-am", "A slow network")
+    (model,) = project.night(expect=1)["models"]
+    assert (model["state"], model["verdict"], model["deploy"]) == ("failed", "pass", "refused"), model
+    assert "times are allowed" in model["why"]
+    assert "1.00 times the champion's" in said(model)
+    slow = model["release"]
+    assert serves(project) == champion
+
+    # The night after, with the same network in another release.
+    project.edit(lambda params: params["models"]["mnist-mlp"]["card"].update(use="the same network once more"))
+    (model,) = night_after(project, champion, refused=slow)["models"]
+    assert model["release"] != slow
+    assert (model["ran"], model["verdict"], model["deploy"]) == (["package", "publish"], "pass", "barred")
+    assert "times are allowed" in model["why"]
+
+
+def params_of(project: Project, kind: str = "models", name: str = "mnist-mlp") -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((project.root / "params.yaml").read_text())[kind][name]
     return found

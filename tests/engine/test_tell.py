@@ -135,7 +135,7 @@ def test_who_died_before_the_message_was_out_tells_it_again_and_nobody_after_tha
         (GOOD, "unchanged", "unchanged", "unchanged", False),
         (GOOD, "superseded", "superseded", "superseded", False),
         (GOOD | {"deploy": {"state": "failed"}}, "fenced", "fenced", "fenced", True),
-        (GOOD | {"deploy": {"state": "failed"}}, "barred", "barred", "barred", True),
+        (GOOD | {"deploy": {"state": "skipped"}}, "barred", "barred", "barred", True),
         (GOOD | {"deploy": {"state": "failed"}}, "refused", "refused", "refused", True),
         (GOOD | {"deploy": {"state": "failed"}}, "not_passed", "not passed", "not_passed", True),  # params want red
         ({"train": {"state": "failed", "said": {"message": "no GPU"}}}, None, "failed", "train: no GPU", True),
