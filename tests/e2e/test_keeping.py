@@ -1,4 +1,4 @@
-"""Every disk but Git's and S3's is lost, and so is every secret: `up`, and the same releases answer."""
+"""Every disk but Git's and S3's is lost, and every secret but the signing key: `up`, and the same releases answer."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def champion(project: Project) -> str:
 
 @pytest.fixture(scope="module")
 def saved(project: Project, champion: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A new clone, with S3's data and the nights' repository put where they belong; nothing else is left."""
+    """A new clone, with S3's data, the nights' repository and the signing key in their places; nothing else is."""
     project.nightshift("keys", "create", "ada")
     project.nightshift("down")
     folder = tmp_path_factory.mktemp("saved") / "checkout"
@@ -35,6 +35,7 @@ def saved(project: Project, champion: str, tmp_path_factory: pytest.TempPathFact
     (folder / ".nightshift").mkdir(mode=0o700)
     shutil.move(old / "s3", folder / ".nightshift" / "s3")
     shutil.move(old / "repo.git", folder / ".nightshift" / "repo.git")
+    shutil.move(old / "signing.key", folder / ".nightshift" / "signing.key")  # a person kept it: docs/keeping.md
     shutil.rmtree(project.root)
     project.root.mkdir()  # the fixture's own `down` works there
     return replace(project, root=folder)
