@@ -30,9 +30,11 @@ def ingest(dataset: str, dag: str, run: str) -> Receipt:
     """
     journal = Journal.open(dag, run)
     base = journal.base()
-    if found := journal.get(f"data/{dataset}.json"):
-        return _receipt(dataset, found, journal.get(f"ingest/{dataset}.json") or {})
     objects = Objects(base["remote"], home() / "cache")
+    if found := journal.get(f"data/{dataset}.json"):
+        # That attempt may have been killed before it looked.
+        survive(journal.store, objects, [out["md5"] for out in found["outs"].values()])
+        return _receipt(dataset, found, journal.get(f"ingest/{dataset}.json") or {})
     paths = _paths(dataset)
     with workspace(home(), f"{dag}-{run}-ingest-{dataset}", journal.tree()) as space:
         known = {path: base["data"].get(path) or graph.first_entry(path) for path in paths}

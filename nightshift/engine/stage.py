@@ -32,6 +32,11 @@ def stage(name: str, dag: str, run: str, attempt: int = 1) -> Receipt:
         raise NightshiftError(f"{name} is no stage of {dag} at commit {base['commit'][:12]}", "trigger the DAG again")
     fragments = journal.fragments()
     if name in fragments["stages"]:
+        from nightshift.engine.sweep import survive
+
+        # That attempt may have been killed before it looked.
+        made = entry_hashes(fragments["stages"][name]["entry"].get("outs", []))
+        survive(journal.store, Objects(base["remote"], home() / "cache"), made.values())
         return _receipt(name, fragments["stages"][name], "found: an earlier attempt finished it")
     plan = base["stages"][name]
     inputs = plans.wanted(name, base, fragments)

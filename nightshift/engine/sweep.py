@@ -124,11 +124,10 @@ def sweep_cache(
 
 def survive(work: Store, objects: Objects, outputs: Iterable[str]) -> None:
     """After a fragment was put: none of these outputs, which are in the cache here, was removed meanwhile."""
-    named = {name: {name, *objects.members(name).values()} for name in outputs if name}
+    markers = {key: since for key, since in work.written("sweeps/").items() if key.endswith(".json")}
+    named = {name: {name, *objects.members(name).values()} for name in outputs if name} if markers else {}
     clock = Clock(work)
-    for key, since in work.written("sweeps/").items():
-        if not key.endswith(".json"):
-            continue
+    for key, since in markers.items():
         marker = _marker(work, key)
         if not (mine := [name for name, all_of_it in named.items() if all_of_it & set(marker["objects"])]):
             continue

@@ -447,5 +447,13 @@ def test_a_stage_that_computes_again_what_is_being_removed_loses_nothing(
         assert stage.returncode == 0, said
         assert "housekeeping removes what this run made again" in said
         assert swept[0]["objects"] >= 1
-        entry = lived.fragment("train_m1", "again", "stages/train@m1.json")["entry"]
+        entry, objects = lived.fragment("train_m1", "again", "stages/train@m1.json")["entry"], lived.remote()
+        assert Objects(f"{lived.work}/dvc", Path("/nowhere")).lost(entry) == []
+
+        # The same, had the stage been killed before it looked: the next attempt does.
+        monkeypatch.undo()
+        (marker,) = [key for key in work.list("sweeps/") if key.endswith(".json")]
+        for name in json.loads(work.get(marker))["objects"]:
+            objects.delete(f"files/md5/{name[:2]}/{name[2:]}")
+        assert "found" in lived.engine("stage", "train@m1", *at).output
         assert Objects(f"{lived.work}/dvc", Path("/nowhere")).lost(entry) == []
