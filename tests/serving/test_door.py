@@ -1,12 +1,14 @@
 """Who is refused before anything is looked up, and what all bodies may hold together."""
 
 import asyncio
+import json
+import resource
 import time
 
 import psutil
 import pytest
 
-from nightshift.serving.bodies import Room, whole
+from nightshift.serving.bodies import ROOM, Room, whole
 from nightshift.serving.call import Call
 from nightshift.serving.door import LATE_S, MANY, Door
 from nightshift.serving.tensors import RequestError
@@ -99,9 +101,9 @@ def test_a_body_without_room_is_refused_at_its_length_and_one_without_a_length_a
 def test_room_is_given_back_by_answers_of_all_kinds(served) -> None:
     _, endpoint, _ = served
     before = endpoint.infer()
-    huge = {"inputs": [{**IMAGE, "data": [0.5] * 500_000}]}
-    for _ in range(150):  # 300 MB in all, more than there is room for at once
-        assert endpoint.infer(**huge).status_code == 400
+    huge = json.dumps({"inputs": [{**IMAGE, "data": [0] * 1_000_000}]}).encode()
+    for _ in range(ROOM // len(huge) + 2):  # more in all than there is room for at once
+        assert endpoint.client.post("/v2/models/toy/infer", content=huge).status_code == 400
     assert endpoint.infer().json() == before.json()
 
 
@@ -129,3 +131,36 @@ def test_metrics_count_what_the_door_refuses(served) -> None:
     _, endpoint, _ = served
     text = endpoint.client.get("/metrics", headers=ADMIN).text
     assert 'nightshift_requests_total{code="503",model="",protocol="rest",role="",verb="infer",version=""} 0.0' in text
+
+
+def test_who_keeps_asking_on_a_connection_keeps_nobody_out(world: World, start) -> None:
+    """More of them than the process may hold: each is answered, because who was has to leave."""
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint = start()
+    resource.prlimit(endpoint.process.pid, resource.RLIMIT_NOFILE, (512, 512))  # 256 connections; it is still starting
+    endpoint.wait_serving(digest)
+    body = json.dumps({"inputs": [IMAGE]}).encode()
+    head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    waiting = set(range(400))
+
+    async def ask(number: int) -> str:
+        """The last answer's status; it asks on until all have been answered, or it has to leave."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
+        try:
+            while True:
+                writer.write(head + body)
+                said = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                await reader.readexactly(int(said.split("content-length: ")[1].split("\r\n")[0]))
+                waiting.discard(number)
+                if not waiting or "connection: close" in said:
+                    return said.split()[1]
+                await asyncio.sleep(0.2)
+        finally:
+            writer.close()
+
+    async def all_ask() -> list[str]:
+        async with asyncio.timeout(120):
+            return await asyncio.gather(*map(ask, list(waiting)))
+
+    assert set(asyncio.run(all_ask())) <= {"200", "503"}
