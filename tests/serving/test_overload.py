@@ -20,20 +20,20 @@ pytestmark = pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_fast_model_answers_or_refuses_everybody_in_time(world: World, start) -> None:
     """Its requests run in the event loop, where nobody can count what waits in the sockets."""
-    make_slow_release(world.folder / "slow", layers=100)  # above a millisecond: 1,500 a second are too many anywhere
+    make_slow_release(world.folder / "slow", layers=60)  # about a millisecond
     digest = world.registry.publish(world.folder / "slow")
     world.order(digest, "proven", model="slow")
     endpoint: Endpoint = start(options=("--log-level", "warning"))
     endpoint.wait_serving(digest, "slow")
     assert endpoint.process
     process = psutil.Process(endpoint.process.pid)
-    overload(endpoint, world.folder, 1500, 6)  # whatever grows once, grows now
+    overload(endpoint, world.folder, 2500, 6)  # whatever grows once, grows now
     resident = process.memory_info().rss
-    found = overload(endpoint, world.folder, 1500, 10)
+    found = overload(endpoint, world.folder, 2500, 10)
     counts, taken = found["counts"], found["taken"]
     print(f"{counts}; p50 {taken[len(taken) // 2] * 1e3:.0f} ms, p99 {taken[int(len(taken) * 0.99)] * 1e3:.0f} ms, "
           f"{found['seconds']:.1f} s")  # fmt: skip
-    assert set(counts) == {"200", "503"}, counts
+    assert set(counts) <= {"200", "503"}, counts  # nobody waits in vain
     assert counts["200"] > 100
     assert process.memory_info().rss - resident < 100 << 20
     assert endpoint.infer("slow", inputs=[ROW]).status_code == 200, "and then it is as before"
