@@ -50,7 +50,8 @@ class Reach:
             checkout: the person's, whose branches nobody else may have yet; with what it holds uncommitted.
 
         Raises:
-            NightshiftError: the repository does not know the last run's commit, so it is not the one of the nights.
+            NightshiftError: the repository does not know the last run's commit, so it is not the one of the nights; or
+                the listing of a folder is damaged, so what is in it cannot be told.
         """
         found = dict.fromkeys([EMPTY_LISTING], "a commit")
         runs = self._of_runs(repository)
@@ -112,6 +113,8 @@ class Reach:
             try:
                 return set(self.objects.members(name).values())
             except NightshiftError as error:
+                if self.objects.exists(name):  # damaged: who mends it will want what it named
+                    raise
                 say(f"{error.message}: of that folder nothing is kept for its sake")
                 return set()
 

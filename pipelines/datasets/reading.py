@@ -42,6 +42,16 @@ def check_label(label: Any, split: Any, labels: list[str]) -> None:
 
 
 @dataclass
+class Rows:
+    """Records in the order in which they were read: a table of each landing file, all with the same columns."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(table.num_rows for table in self.tables)
+
+
+@dataclass
 class Landed:
     """The columns of one landing file, as they are there or as texts, and what was quarantined on the way.
 

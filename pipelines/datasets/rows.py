@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from pipelines.datasets import attributes
 from pipelines.datasets.reading import (
     Append,
+    Rows,
     Unreadable,
     appended,
     distinct,
@@ -41,16 +41,6 @@ TYPES = {
 MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"}  # as the text of a number, date or boolean
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-@dataclass
-class Rows:
-    """Records in the order in which they were read, typed."""
-
-    tables: list[pa.Table] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return sum(table.num_rows for table in self.tables)
 
 
 # Reading

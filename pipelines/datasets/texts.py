@@ -8,7 +8,6 @@ import hashlib
 import re
 import unicodedata
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.datasets import attributes
 from pipelines.datasets.reading import (
     Append,
+    Rows,
     Unreadable,
     appended,
     check_label,
@@ -40,16 +40,6 @@ SHARES = {
 }
 # The replacement character and control characters; and UTF-8 read as Latin-1 or Windows-1252: "Ã©", "â€™".
 FAULTS = "\\x{FFFD}|[\\x00-\\x08\\x0B\\x0C\\x0E-\\x1F\\x7F]|[ÃÂ][\\x{80}-\\x{BF}]|â€[\\x{80}-\\x{2122}]"
-
-
-@dataclass
-class Rows:
-    """Records in the order in which they were read: key, text, label, split, source, attributes."""
-
-    tables: list[pa.Table] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return sum(table.num_rows for table in self.tables)
 
 
 # Reading

@@ -246,6 +246,16 @@ def test_a_repository_that_is_not_the_nights_own_removes_nothing(place: Place) -
     assert place.there() == {"unreached"}
 
 
+def test_a_damaged_listing_removes_nothing_of_what_it_may_have_named(place: Place) -> None:
+    folder = place.put_folder("folder", place.called[place.put("member")])
+    place.commit(folder)
+    place.push()
+    place.objects.store.put(f"files/md5/{folder[:2]}/{folder[2:]}", b"[]")
+    with pytest.raises(NightshiftError, match=folder[:8]):
+        place.housekeeping()
+    assert place.there() == {"folder", "member"}
+
+
 def test_a_remote_that_others_may_use_is_left_alone(place: Place, s3: Any) -> None:
     place.put("another project's")
     (place.folder / ".dvc" / "config").write_text(CONFIG.format(url=f"s3://{s3.work}/shared"))

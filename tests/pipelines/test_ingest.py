@@ -29,13 +29,6 @@ NIGHT = date(2026, 1, 31)
 
 
 @pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def root(tmp_path: Path, landing: Path) -> Path:
     return checkout(tmp_path / "checkout", str(landing))
 

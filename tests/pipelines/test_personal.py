@@ -87,13 +87,6 @@ def test_a_column_is_hashed_masked_or_redacted() -> None:
 # Through ingest
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
 NAMES = [f"Jane Doe {n}" for n in range(200)]
 MAILS = [f"jane.doe.{n}@example.org" for n in range(200)]
 PHONES = [f"+49 170 55501{n:03}" for n in range(200)]

@@ -21,13 +21,6 @@ from tests.pipelines.small import LABELS, checkout, digests, land, land_day, par
 NIGHT = date(2026, 1, 31)
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
 def prepared(root: Path, verdict: str = "pass") -> dict[str, Any]:
     ingest("small", NIGHT, [], root)
     judge(root, verdict)

@@ -22,13 +22,6 @@ from tests.pipelines.tables import COLUMNS, as_csv, checkout, land, table
 NIGHT = date(2026, 1, 31)
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
 def run(root: Path) -> dict[str, Any]:
     return ingest("small", NIGHT, [], root)
 

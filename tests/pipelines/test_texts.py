@@ -30,13 +30,6 @@ DEMANDS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
 def texts(first: int, count: int = 200, **columns: Any) -> pa.Table:
     """Reviews ``first …``; ``columns`` replace or add columns."""
     draw = np.random.default_rng(first)

@@ -20,13 +20,6 @@ from tests.pipelines.small import checkout, digests, land, land_day, parquet, pi
 NIGHT = date(2026, 1, 31)
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
 def judged(root: Path) -> dict[str, Any]:
     ingest("small", NIGHT, [], root)
     return validate("small", root)
