@@ -13,7 +13,7 @@ from nightshift.errors import NightshiftError
 from nightshift.releases.errors import ReleaseError
 
 # A task waits for an S3 server that is away for a minute or two; boto3 and DVC read these.
-PATIENCE = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "16"}
+PATIENCE = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "32"}
 RUN_VERBS = {
     "begin": None,
     "ingest": "dataset",

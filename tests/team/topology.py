@@ -23,6 +23,7 @@ import redis
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
 from nightshift.releases.signing import TRUSTED, VARIABLE, SigningKey
+from nightshift.serving.server import is_taken
 from nightshift.stack import team
 from nightshift.stack.processes import Processes, free_ports
 from nightshift.stack.runs import ENDED, Airflow, Run
@@ -178,7 +179,8 @@ class Topology:
         pid = self.processes.running("redis")
         assert pid
         os.kill(pid, signal.SIGKILL)
-        until(lambda: self.processes.running("redis") is None)
+        # Its first thread is gone before the last one lets go of the port.
+        until(lambda: self.processes.running("redis") is None and not is_taken("127.0.0.1", self.ports["redis"]))
         if forget:
             shutil.rmtree(self.folder / "redis")
 
