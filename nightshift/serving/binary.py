@@ -13,12 +13,17 @@ from nightshift.serving import bf16
 from nightshift.serving.tensors import DTYPES, RequestError, count_of, demand_finite
 
 
+def dtype_of(datatype: str) -> np.dtype:
+    """Of the raw elements of a tensor; of BF16 the bits."""
+    return np.dtype(np.uint16 if datatype == "BF16" else DTYPES[datatype]).newbyteorder("<")
+
+
 def read(data: bytes | memoryview, expected: Tensor, shape: Sequence[int]) -> np.ndarray:
     """The array of one tensor: a view of ``data``, but for BYTES. Raises RequestError 400 naming the tensor."""
     name, datatype, count = expected.name, expected.datatype, count_of(shape)
     if datatype == "BYTES":
         return texts(_elements(data, count, name), name).reshape(shape)
-    dtype = np.dtype(np.uint16 if datatype == "BF16" else DTYPES[datatype])
+    dtype = dtype_of(datatype)
     if len(data) != count * dtype.itemsize:
         raise RequestError(
             400, f"input {name!r} has {len(data)} bytes, its shape {list(shape)} needs {count * dtype.itemsize}"

@@ -13,8 +13,12 @@ import random
 import secrets
 import ssl
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from nightshift.serving.metrics import Fact
+
+TOO_MUCH = "too much waits already; ask again"
 LATE_S = 0.1  # a wait for the turn that is too long
 MANY = 32  # requests that wait; fewer are no queue, the process or the machine is slow
 _ROUND_S = 0.05
@@ -46,6 +50,10 @@ class Door:
             return False
         self.refused += 1
         return True
+
+    def facts(self) -> Iterator[Fact]:
+        """Who was refused here, for the metrics: nobody else has seen those requests."""
+        yield "nightshift_requests", ("", "", "", "rest", "infer", "503"), self.refused
 
     def turn(self) -> None:
         """The process's own question has its turn."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from nightshift.serving.bodies import Room
 from nightshift.serving.call import Call
-from nightshift.serving.door import Door
+from nightshift.serving.door import TOO_MUCH, Door
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
@@ -85,7 +85,7 @@ class Front:
     def demand_turn(self) -> None:
         """Raises RequestError 503 for those that are refused because all wait too long for their turn."""
         if self.door.refuses():
-            raise ask_again("too much waits already; ask again")
+            raise ask_again(TOO_MUCH)
 
     def watched(self, call: Call) -> None:
         """Tell who watches that this call has ended."""

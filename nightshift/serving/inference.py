@@ -127,10 +127,10 @@ class Inference:
                 asyncio.get_running_loop().call_soon(_flush, model, lane)
             results = await ready
         else:
-            started, spent = time.perf_counter(), time.thread_time()
-            results = model.run(arrays, names)
-            lane.learn(call.items, time.thread_time() - spent)
+            started = time.perf_counter()
+            results, spent = _run_alone(model, arrays, names)
             call.computed, call.batch = time.perf_counter() - started, call.items
+            lane.learn(call.items, spent)
         call.outputs = dict(zip(names, results, strict=True))
         return results
 

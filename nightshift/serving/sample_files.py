@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nightshift.releases.store import Store
-from nightshift.serving import bf16
+from nightshift.serving import bf16, binary
 from nightshift.serving.request_ids import began
 
 
@@ -94,7 +94,7 @@ def array(tensor: Mapping[str, Any]) -> np.ndarray | None:
     if data is None:
         return None
     if tensor["datatype"] != "BYTES":
-        found = np.frombuffer(data, _NUMPY[tensor["datatype"]]).reshape(shape)
+        found = np.frombuffer(data, binary.dtype_of(tensor["datatype"])).reshape(shape)
         return bf16.widen(found) if tensor["datatype"] == "BF16" else found
     values, at = [], 0
     while at < len(data):
@@ -163,7 +163,10 @@ def _tensors(of: Sequence[Sequence[Kept]]) -> Any:
         "name": Array([tensor.name for tensor in flat], text),
         "datatype": Array([tensor.datatype for tensor in flat], text),
         "shape": _lists(shapes, [len(tensor.shape) for tensor in flat]),
-        "data": Array([_data(tensor) for tensor in flat], DataType.binary()),
+        "data": Array(
+            [None if tensor.values is None else binary.write(tensor.values, tensor.datatype) for tensor in flat],
+            DataType.binary(),
+        ),
     }
     fields = [Field(name, column.type) for name, column in columns.items()]
     return _lists(struct_array(list(columns.values()), fields=fields), [len(tensors) for tensors in of])
@@ -174,23 +177,3 @@ def _lists(values: Any, lengths: Sequence[int]) -> Any:
 
     ends = np.cumsum([0, *lengths], dtype=np.int32)
     return list_array(Array.from_numpy(ends), values, type=DataType.list(Field("element", values.type)))
-
-
-def _data(tensor: Kept) -> bytes | None:
-    values = tensor.values
-    if values is None:
-        return None
-    if tensor.datatype == "BF16":
-        values = bf16.narrow(values)
-    if values.dtype != np.object_:
-        return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-    parts = []
-    for value in values.flat:
-        raw = value if isinstance(value, bytes) else str(value).encode()
-        parts += [struct.pack("<I", len(raw)), raw]
-    return b"".join(parts)
-
-
-_NUMPY = {"BOOL": "?", "BF16": "<u2", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"} | {
-    f"{sign}INT{bits}": f"<{'u' if sign else 'i'}{bits // 8}" for sign in ("U", "") for bits in (8, 16, 32, 64)
-}

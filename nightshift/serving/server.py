@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import uvloop
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -26,6 +27,7 @@ from nightshift.releases.signing import Trust
 from nightshift.releases.store import open_store
 from nightshift.serving import bodies, logs, processes
 from nightshift.serving import guard as guards
+from nightshift.serving.door import TOO_MUCH
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.front import Front
@@ -41,7 +43,7 @@ from nightshift.serving.watch import Watch
 _CONNECTIONS = 2048  # that one process accepts; more wait in the kernel's queue, which holds as many again
 _OTHER_FILES = 256
 _CLOSE = ("connection", "close")
-_REFUSED = b'{"error":"too much waits already; ask again"}'
+_REFUSED = orjson.dumps({"error": TOO_MUCH})
 _BUFFER = 64 << 10  # bytes that the server reads of a connection at once, and keeps for it; the longest headers
 
 log = logging.getLogger("nightshift.serving")
@@ -52,8 +54,8 @@ class Settings:
     """What one endpoint is told. ``registry`` is a bucket or folder, ``copies`` keeps whole releases by digest.
 
     ``checkout`` is told in /status, so that a stack knows its own endpoint; ``tls`` is a certificate and its key;
-    ``count`` the number of processes; ``plan`` says which samples are kept; ``trust`` whose
-    signature a release must have.
+    ``count`` the number of processes; ``plan`` says which samples are kept; ``trust`` whose signature a release must
+    have.
     """
 
     registry: str
@@ -96,7 +98,8 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
     watch = Watch(follower, inference, access, guard.usage.store, guard.usage.instance, settings.plan)
     statistics = Statistics(peers)
     watchers = (guard.watch, follower.tallies.watch, statistics.watch, *watch.watchers)
-    front = Front(engine, follower, guard, inference, watchers, statistics, watch.door)
+    front = Front(engine, follower, guard, inference, watchers, statistics)
+    watch.metrics.facts.append(front.door.facts)
     rest = Rest(front, watch, {"registry": store.url, "checkout": settings.checkout})
     uvloop.run(_serve(rest, settings))
 
@@ -156,6 +159,9 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     follower.stop()
     guard.stop()
     rest.watch.stop()
+    for number in (signal.SIGTERM, signal.SIGINT):  # who asks once more must not kill what has ended well
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
     log.info("stopped")
 
 

@@ -9,7 +9,6 @@ from nightshift.releases.manifest import short
 from nightshift.releases.store import Store
 from nightshift.serving import metrics
 from nightshift.serving.call import Call
-from nightshift.serving.door import Door
 from nightshift.serving.follow import Follower
 from nightshift.serving.inference import Inference
 from nightshift.serving.logs import AccessLog
@@ -32,7 +31,6 @@ class Watch:
         self.follower = follower
         self.inference = inference
         self.access = access
-        self.door = Door()
         self.peers = follower.peers
         self.metrics = Metrics(self._file(self.peers.number))
         self.peers.answers["metrics"] = self.metrics.counts
@@ -80,7 +78,6 @@ class Watch:
         yield "nightshift_ledger_read_timestamp_seconds", (), self.follower.read_at
         yield "nightshift_store_problem", (), int(status["problem"] is not None)
         yield "nightshift_in_flight", (), self.inference.in_flight
-        yield "nightshift_requests", ("", "", "", "rest", "infer", "503"), self.door.refused
         yield "nightshift_dropped", ("log lines",), self.access.dropped
         if self.samples:
             yield "nightshift_dropped", ("samples",), self.samples.dropped
