@@ -17,7 +17,7 @@ from typing import Any, cast
 from pipelines.params.section import ParamsError, at, read
 from pipelines.params.toolchain import demand
 from pipelines.reports.page import render
-from pipelines.reports.validation import content
+from pipelines.reports.validation import content, lost
 
 SAMPLE = 20  # failed records that are named; all of them are counted
 
@@ -44,10 +44,7 @@ def validate(dataset: str, root: Path = Path()) -> dict[str, Any]:
         return _write(root, dataset, _empty(dataset), {}, {}, _profile({}, {}), "date,rows,quarantined,shift\n")
     suite = importlib.import_module(f"pipelines.datasets.{reader}_suite")
     index = json.loads((root / "data" / "profiles" / dataset / "index.json").read_text())["partitions"]
-    quarantined = {
-        day: sum(item.get("records", 1) for file in entry["files"] for item in file["quarantined"])
-        for day, entry in index.items()
-    }
+    quarantined = {day: lost(entry) for day, entry in index.items()}
     try:
         found = suite.frames(profiles, quarantined, records, demands)
     except ValueError as error:
@@ -189,13 +186,9 @@ def _failure(suite: str, result: dict[str, Any], shares: set[str]) -> dict[str, 
     days = sorted({place["date"] for place in places})
 
     def said(value: Any) -> str:
-        return (
-            f"{value:.2%}"
-            if suite == "days" and column in shares
-            else f"{value:g}"
-            if isinstance(value, float)
-            else str(value)
-        )
+        if suite == "days" and column in shares:
+            return f"{value:.2%}"
+        return f"{value:g}" if isinstance(value, float) else str(value)
 
     if suite == "days":
         seen = [f"{place['date']} has {said(place[column])}" for place in places]

@@ -16,6 +16,11 @@ from pipelines.statistics.drift import by_day
 
 SHOWN = 20  # records of a day that a rule points out
 
+# Columns of ``days`` that the report shows of whatever records, with their headings: before and after a reader's own.
+FIRST = {"rows": "rows", "train": "train", "test": "test", "quarantined": "quarantined", "least_label": "rarest label"}
+SHIFT = {"label_shift": "label shift (PSI)"}
+LAST = {"repeated": "there twice", "contradicted": "two labels", "leaked": "also in test"}
+
 
 class Frames(NamedTuple):
     """What Great Expectations is asked about, and what the report draws."""
@@ -89,9 +94,11 @@ class Sheet:
         """How many records of a day seem to hold personal data, by column and kind."""
         every = np.ones(len(self._profile.paths), bool)
         for name in (f"{column}: {kind}" for column in columns for kind in LIKELY):
-            holds = np.array([*(name in held for held in self._holds), False])[
-                self._lines
-            ]  # the last: of none, code -1
+            told = [
+                *(name in held for held in self._holds),
+                False,
+            ]  # the last: of none, whose code is -1
+            holds = np.array(told)[self._lines]
             self._days[name] = self._profile.count(holds)
             self._point_out(name, holds, every, lambda _: "not shown")
 

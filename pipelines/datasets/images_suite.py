@@ -8,26 +8,23 @@ import pyarrow.parquet as pq
 from great_expectations.expectations.expectation import Expectation
 
 from pipelines.datasets.daily import identities
-from pipelines.datasets.expectations import Frames, at_most, between, in_set, not_null, of_every_day
+from pipelines.datasets.expectations import (
+    FIRST,
+    LAST,
+    SHIFT,
+    Frames,
+    at_most,
+    between,
+    in_set,
+    not_null,
+    of_every_day,
+)
 from pipelines.datasets.images_params import Records, Validate
 from pipelines.statistics.drift import by_day
 
 SHARES = {"quarantined", "least_label", "outliers", "repeated_share"}
 
-COLUMNS = {
-    "rows": "rows",
-    "train": "train",
-    "test": "test",
-    "quarantined": "quarantined",
-    "least_label": "rarest label",
-    "outliers": "outliers",
-    "label_shift": "label shift (PSI)",
-    "pixel_shift": "pixel shift (PSI)",
-    "repeated": "there twice",
-    "contradicted": "two labels",
-    "leaked": "also in test",
-}
-"""Columns of ``days`` that the report shows, with their headings."""
+COLUMNS = {**FIRST, "outliers": "outliers", **SHIFT, "pixel_shift": "pixel shift (PSI)", **LAST}
 
 
 def frames(profiles: list[Path], quarantined: dict[str, int], records: Records, demands: Validate) -> Frames:

@@ -75,6 +75,14 @@ class Landed:
         if not left.all():
             self.table, self.rows = self.table.filter(pa.array(left)), self.rows[left]
 
+    def give(self, name: str, columns: dict[str, Any], wrong: dict[str, Any], into: Rows) -> list[dict[str, Any]]:
+        """Adds the records with these columns to ``into``, but for the ``wrong`` ones; returns what was quarantined."""
+        self.table = pa.table(columns)
+        self.keep(wrong)
+        sources = pa.array([f"{name}#{row}" for row in self.rows.tolist()], pa.string())
+        into.tables.append(self.table.append_column("source", sources))
+        return self.quarantined
+
 
 def read_table(name: str, data: bytes, wanted: list[str], known: list[str]) -> Landed:
     """The columns ``wanted`` and, where they are there, ``known`` of a .parquet, .csv or .jsonl file.
@@ -217,6 +225,16 @@ def distinct(table: pa.Table) -> tuple[pa.Table, int]:
         again &= pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
     kept = table.filter(pa.array(np.concatenate([np.ones(min(table.num_rows, 1), bool), ~again])))
     return kept, table.num_rows - kept.num_rows
+
+
+def parted(table: pa.Table, told: dict[str, Any]) -> tuple[pa.Table, pa.Table]:
+    """A partition and its profile: ``table`` without what only the profile has, and what is ``told`` of its records."""
+    profile = {
+        "key": pa.array([bytes.fromhex(key)[:16] for key in table["key"].to_pylist()], pa.binary(16)),
+        **{name: table[name] for name in ("label", "split", "source", "personal")},
+        **told,
+    }
+    return table.drop_columns(["source", "personal"]), pa.table(profile)
 
 
 def write_parquet(table: pa.Table, sink: Any) -> None:

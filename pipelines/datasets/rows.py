@@ -25,6 +25,7 @@ from pipelines.datasets.reading import (
     appended,
     distinct,
     labelled,
+    parted,
     read_table,
     texts,
     write_parquet,
@@ -68,11 +69,7 @@ def read(name: str, data: bytes, records: Records, into: Rows) -> list[dict[str,
         wrong[f"{records.key}: is missing, and it is the key"] = pc.is_null(found["key"])
     for attribute, said in attributes.landed(landed.table, records.attributes).items():
         found[f"{attributes.PREFIX}{attribute}"] = said
-    landed.table = pa.table(found)
-    landed.keep(wrong)
-    sources = pa.array([f"{name}#{row}" for row in landed.rows.tolist()], pa.string())
-    into.tables.append(landed.table.append_column("source", sources))
-    return landed.quarantined
+    return landed.give(name, found, wrong, into)
 
 
 def _typed(column: pa.ChunkedArray, kind: str, name: str) -> tuple[pa.Array, Any]:
@@ -139,7 +136,7 @@ def tables(rows: Rows, records: Records, key: bytes) -> tuple[pa.Table, pa.Table
 
     In both, personal columns are as ``records.personal`` wants them; ``key`` keys hashes. The profile has numbers,
     categories, booleans and days as they are, of a text its number of characters, and ``personal``: what seems to be
-    personal data, as ``column: kind;``.
+    personal data, a line ``column: kind`` each.
     """
     from pipelines.datasets.personal import protect, scan  # prepare reads what is protected already
 
@@ -158,14 +155,9 @@ def tables(rows: Rows, records: Records, key: bytes) -> tuple[pa.Table, pa.Table
             }
         )
     )
-    partition = table.drop_columns(["source", "personal"])
-    told = {"text": pc.utf8_length, "date": lambda column: column.cast(pa.date32())}
-    profile = {
-        "key": pa.array([bytes.fromhex(text)[:16] for text in table["key"].to_pylist()], pa.binary(16)),
-        **{name: table[name] for name in ("label", "split", "source", "personal")},
-        **{name: told[kind](table[name]) if kind in told else table[name] for name, kind in records.columns.items()},
-    }
-    return partition, pa.table(profile), dropped
+    short = {"text": pc.utf8_length, "date": lambda column: column.cast(pa.date32())}
+    told = {name: short[kind](table[name]) if kind in short else table[name] for name, kind in records.columns.items()}
+    return *parted(table, told), dropped
 
 
 def _keys(values: dict[str, pa.Array]) -> list[str]:

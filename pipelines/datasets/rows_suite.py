@@ -13,6 +13,9 @@ from great_expectations.expectations.expectation import Expectation
 
 from pipelines.datasets.daily import Profile, load
 from pipelines.datasets.expectations import (
+    FIRST,
+    LAST,
+    SHIFT,
     Frames,
     Sheet,
     at_most,
@@ -26,18 +29,7 @@ from pipelines.datasets.expectations import (
 from pipelines.datasets.rows_params import Records, Validate
 from pipelines.params.records import LIKELY
 
-COLUMNS = {
-    "rows": "rows",
-    "train": "train",
-    "test": "test",
-    "quarantined": "quarantined",
-    "least_label": "rarest label",
-    "label_shift": "label shift (PSI)",
-    "repeated": "there twice",
-    "contradicted": "two labels",
-    "leaked": "also in test",
-}
-"""Columns of ``days`` that the report shows, with their headings."""
+COLUMNS = {**FIRST, **SHIFT, **LAST}
 
 
 def frames(profiles: list[Path], quarantined: dict[str, int], records: Records, demands: Validate) -> Frames:

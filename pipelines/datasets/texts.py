@@ -24,6 +24,7 @@ from pipelines.datasets.reading import (
     check_label,
     distinct,
     labelled,
+    parted,
     read_table,
     texts,
     write_parquet,
@@ -61,12 +62,10 @@ def read(name: str, data: bytes, records: Records, into: Rows) -> list[dict[str,
     found, wrong = labelled(landed.table, "label", records.labels)
     text = texts(landed.table["text"], "text")
     wrong["text: is empty"] = pc.invert(pc.fill_null(pc.match_substring_regex(text, r"\S"), False))
-    said = attributes.landed(landed.table, records.attributes)
-    landed.table = pa.table({**found, "text": text, **{f"{attributes.PREFIX}{name}": said[name] for name in said}})
-    landed.keep(wrong)
-    sources = pa.array([f"{name}#{row}" for row in landed.rows.tolist()], pa.string())
-    into.tables.append(landed.table.append_column("source", sources))
-    return landed.quarantined
+    found["text"] = text
+    for attribute, said in attributes.landed(landed.table, records.attributes).items():
+        found[f"{attributes.PREFIX}{attribute}"] = said
+    return landed.give(name, found, wrong, into)
 
 
 def _one(name: str, data: bytes, records: Records) -> pa.Table:
@@ -111,12 +110,7 @@ def tables(rows: Rows, records: Records, key: bytes) -> tuple[pa.Table, pa.Table
             }
         )
     )
-    profile = {
-        "key": pa.array([bytes.fromhex(one)[:16] for one in table["key"].to_pylist()], pa.binary(16)),
-        **{name: table[name] for name in ("label", "split", "source", "personal")},
-        **_statistics(table["text"].combine_chunks()),
-    }
-    return table.drop_columns(["source", "personal"]), pa.table(profile), dropped
+    return *parted(table, _statistics(table["text"].combine_chunks())), dropped
 
 
 def _key(text: str) -> str:

@@ -6,6 +6,9 @@ from great_expectations.expectations.expectation import Expectation
 
 from pipelines.datasets.daily import load
 from pipelines.datasets.expectations import (
+    FIRST,
+    LAST,
+    SHIFT,
     Frames,
     Sheet,
     between,
@@ -18,20 +21,7 @@ from pipelines.datasets.expectations import (
 from pipelines.datasets.texts_params import Records, Validate
 from pipelines.params.records import LIKELY
 
-COLUMNS = {
-    "rows": "rows",
-    "train": "train",
-    "test": "test",
-    "quarantined": "quarantined",
-    "least_label": "rarest label",
-    "outside": "too short or long",
-    "faulty": "encoding faults",
-    "label_shift": "label shift (PSI)",
-    "repeated": "there twice",
-    "contradicted": "two labels",
-    "leaked": "also in test",
-}
-"""Columns of ``days`` that the report shows, with their headings."""
+COLUMNS = {**FIRST, "outside": "too short or long", "faulty": "encoding faults", **SHIFT, **LAST}
 NUMBERS = ("length", "letters", "capitals", "digits", "spaces", "marks", "variety")
 
 

@@ -217,6 +217,11 @@ def _uri(row: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(row.picture).decode() if row is not None else ""
 
 
+def lost(day: dict[str, Any]) -> int:
+    """How many records of a day, as its entry of the index says, are in quarantine."""
+    return sum(item.get("records", 1) for file in day["files"] for item in file["quarantined"])
+
+
 def quarantined(day: dict[str, Any]) -> dict[str, Any] | None:
     """How many records of a day, as its entry of the index says, are in quarantine, and why; None when none is.
 
@@ -229,7 +234,7 @@ def quarantined(day: dict[str, Any]) -> dict[str, Any] | None:
             reasons[item["reason"]] += item.get("records", 1)
             if len(examples[item["reason"]]) < EXAMPLES:
                 examples[item["reason"]].append(f"{file['name']}, {item['record']}")
-    if not (count := sum(reasons.values())):
+    if not (count := lost(day)):
         return None
     common = [
         {"reason": reason, "count": times, "examples": examples[reason]}
