@@ -140,7 +140,6 @@ def _put(
         "outcome": outcome,
         "why": why,
         "changed": [str(change) for change in changed],
-        "seconds": used and used["seconds"],
         "used": used,
         "inputs": inputs,
     }
