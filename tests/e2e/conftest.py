@@ -19,12 +19,15 @@ import pytest
 import yaml
 from PIL import Image
 
+from nightshift.engine import graph
 from nightshift.stack import demo
 from nightshift.stack.processes import free_ports
 from nightshift.stack.settings import Stack
 
 ROOT = Path(__file__).parents[2]
 PERSON = ["-c", "user.name=A Person", "-c", "user.email=person@example.org"]
+# Of this checkout: what no night needs, what its own nights recorded, and whom it trusts.
+LEFT = ("tests/", "docs/", "champions/", "dvc.lock", "trusted_keys")
 
 
 @dataclass
@@ -140,7 +143,7 @@ def digits() -> dict[str, tuple[np.ndarray, list[str]]]:
 
 
 def make_project(folder: Path) -> Project:
-    """A copy of this checkout's files with MNIST alone, committed."""
+    """A copy of this checkout's files with MNIST alone, committed, and nothing of what its nights recorded."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -148,7 +151,7 @@ def make_project(folder: Path) -> Project:
         check=True,
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
+        if (ROOT / name).is_file() and not name.startswith(LEFT):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -160,10 +163,11 @@ def make_project(folder: Path) -> Project:
     params["models"]["mnist-mlp"]["gate"]["value_threshold"] = {"accuracy": 0.5}
     params["models"]["mnist-mlp"]["gate"]["new_days"]["min_rows"] = 200  # days of 600 rows have 60 to ask about
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    data = yaml.safe_load((folder / "data.dvc").read_text())
-    data["outs"] = [out for out in data["outs"] if out["path"].endswith("mnist")]
-    (folder / "data.dvc").write_text(yaml.safe_dump(data, sort_keys=False))
-    (folder / "champions" / "cifar10-cnn.json").unlink()
+    outs = [graph.first_entry(path)["entry"] for path in ("data/mnist", "data/profiles/mnist")]
+    (folder / "data.dvc").write_text(yaml.safe_dump({"outs": outs}, sort_keys=False))
+    nobody = dict.fromkeys(("digest", "test", "edition", "judged")) | {"looks": 0, "promotions": 0}
+    (folder / "champions").mkdir()
+    (folder / "champions" / "mnist-mlp.json").write_text(json.dumps(nobody) + "\n")
 
     airflow, s3, endpoint, grpc = free_ports(4, set())
     inherited = {
