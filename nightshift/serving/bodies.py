@@ -3,55 +3,18 @@
 And within a size together: what all bodies of one process may hold of its memory is bounded (``Room``).
 """
 
-import asyncio
-import contextlib
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Awaitable
-from typing import Protocol
+from collections.abc import Generator
 
 from nightshift.serving.call import Call
 from nightshift.serving.tensors import RequestError, ask_again
 
 MAX_BODY = 32 << 20  # bytes, as sent and as inflated
 ROOM = 256 << 20  # bytes of all bodies that one process has at once
-_AT_ONCE = 256 << 10  # bytes up to which a body is taken in one piece, and has its room before it came
 BODY_TIMEOUT_S = 10.0
-_DRAINED = 1 << 20  # bytes of a refused request that are still taken, so that its sender sees the answer
-_DRAIN_S = 0.5
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # the protocol's deflate is zlib's form (RFC 9110, 8.4.1.2)
 _WORTH_BYTES = 1024  # a shorter answer is not deflated
-
-
-class Body(Protocol):
-    """A request's body as RSGI has it: whole by a call, or chunk by chunk."""
-
-    def __call__(self) -> Awaitable[bytes]: ...
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-
-class Patience:
-    """``asyncio.timeout`` at a fifth of its cost (1 instead of 5 µs): TimeoutError when the block takes too long."""
-
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-        self._over = False
-
-    def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._timer.cancel()
-        # Who was cancelled by somebody else too stays cancelled.
-        if self._over and self._task and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise TimeoutError
-
-    def _end(self) -> None:
-        self._over = True
-        if self._task:
-            self._task.cancel()
 
 
 class Room:
@@ -76,57 +39,94 @@ class Room:
         call.holds = 0
 
 
-async def whole(length: str | None, body: Body, call: Call, room: Room) -> bytes:
-    """The body of this call.
+class Body:
+    """What has come of a request's body: its connection feeds it, and wakes who awaits it when it is ``whole`` or will
+    never be (``fault``).
 
-    Raises RequestError 413 beyond MAX_BODY, 408 beyond BODY_TIMEOUT_S, 400 when it breaks off, and 503 when there is no
-    room for it, at the headers if they say its length.
+    ``length`` is that of Content-Length, None of a body in chunks; ``size`` the bytes that came.
     """
-    size = int(length) if length is not None and length.isdecimal() else None
-    if size is not None:
-        if size > MAX_BODY:
-            raise _too_big()
-        room.demand(size)
-    try:
-        # Nobody's server has a timeout for bodies: who sends a byte now and then would hold a connection for ever.
-        with Patience(BODY_TIMEOUT_S):
-            if size is not None and size <= _AT_ONCE:
-                room.take(call, size)
-                return await body()  # one turn of the loop instead of one a chunk
-            # Room for what has come, not for what is promised: else a few who send nothing could have all of it.
-            return await _counted(body, call, room)
-    except TimeoutError:
-        raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
-    except RuntimeError as error:  # granian's own, for a body that breaks off or a chunk that is none
-        raise RequestError(400, f"the body cannot be read: {error}") from None
+
+    __slots__ = ("_call", "_first", "_more", "_room", "_unwanted", "fault", "length", "size", "whole")
+
+    def __init__(self, length: int | None):
+        self.length = length
+        self.size = 0
+        self.whole = False
+        self.fault: RequestError | None = None
+        self._first = b""
+        self._more: bytearray | None = None  # one buffer: a thousand small pieces would hold many times their bytes
+        self._call: Call | None = None
+        self._room: Room | None = None
+        self._unwanted = False
+
+    def come(self, data: bytes) -> None:
+        """One more piece of it."""
+        self.size += len(data)
+        if self._unwanted or self.fault:
+            return
+        if self._call:
+            self._take(len(data))
+        if self._more is not None:
+            self._more += data
+        elif self._first:
+            self._more = bytearray(self._first)
+            self._more += data
+        else:
+            self._first = data
+
+    def drop(self) -> None:
+        """Nobody wants it."""
+        self._unwanted = True
+        self._first, self._more = b"", None
+
+    async def read(self, call: Call, room: Room) -> bytes:
+        """All of it, for this call.
+
+        Raises RequestError 413 beyond MAX_BODY and 503 when there is no room for it, both at the headers if they say
+        its length; 408 beyond BODY_TIMEOUT_S; 400 when it breaks off.
+        """
+        if self.length is not None:
+            if self.length > MAX_BODY:
+                raise _too_big()
+            room.demand(self.length)
+        # Room for what has come, not for what is promised: else a few who send nothing could have all of it.
+        self._call, self._room = call, room
+        self._take(self.size)
+        return await self
+
+    def __await__(self) -> "Generator[Body, None, bytes]":
+        if not (self.whole or self.fault):
+            yield self
+        if self.fault:
+            raise self.fault
+        return self._first if self._more is None else bytes(self._more)
+
+    def _take(self, size: int) -> None:
+        if self.size > MAX_BODY:
+            self.fault = _too_big()
+        elif self._call and self._room:
+            try:
+                self._room.take(self._call, size)
+            except RequestError as error:
+                self.fault = error
+        if self.fault:
+            self.drop()
 
 
-async def _counted(body: Body, call: Call, room: Room) -> bytes:
-    chunks, size = [], 0
-    async for chunk in body:
-        size += len(chunk)
-        if size > MAX_BODY:
-            raise _too_big()
-        room.take(call, len(chunk))
-        chunks.append(chunk)
-    return b"".join(chunks)
+def too_slow() -> RequestError:
+    return RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s")
+
+
+def broken_off() -> RequestError:
+    return RequestError(400, "the body ends before it is whole")
+
+
+def unreadable(why: str) -> RequestError:
+    return RequestError(400, f"the body cannot be read: {why}")
 
 
 def _too_big() -> RequestError:
     return RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
-
-
-async def drain(length: str | None, body: Body) -> None:
-    """Take a little of a body that nobody wants: an answer before its end would be lost with the connection."""
-    taken = 0
-    with contextlib.suppress(TimeoutError, RuntimeError), Patience(_DRAIN_S):
-        if length is not None and length.isdecimal() and int(length) <= _AT_ONCE:
-            await body()
-            return
-        async for chunk in body:
-            taken += len(chunk)
-            if taken > _DRAINED:
-                return
 
 
 def inflate(data: bytes, encoding: str | None) -> bytes:

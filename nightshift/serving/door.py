@@ -14,7 +14,6 @@ import secrets
 import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from nightshift.serving.metrics import Fact
 
@@ -23,8 +22,6 @@ LATE_S = 0.1  # a wait for the turn that is too long
 MANY = 32  # requests that wait; fewer are no queue, the process or the machine is slow
 _ROUND_S = 0.05
 _LESS, _MORE = 0.7, 1.1  # what the share of a round is of the one before
-_CROWDED = 0.75  # of the connections that a process may hold: from here on who got an answer has to leave
-_COUNT = 4  # rounds between two counts of the connections
 _LEAST = 0.02  # some are always let in, or nobody would notice that it is over
 
 log = logging.getLogger("nightshift.serving")
@@ -36,7 +33,6 @@ class Door:
     def __init__(self) -> None:
         self.share = 1.0
         self.refused = 0
-        self.crowded = False  # whether connections that wait to be accepted need the places of those that are here
         self.path = f"/turn/{secrets.token_hex(8)}"  # where it asks itself; another process has another
         self._came = 0
         self._asked = self._waited = 0.0
@@ -73,8 +69,8 @@ class Door:
                 log.warning("a request has its turn soon again; %d were refused", self.refused - self._said)
                 self._said = self.refused
 
-    async def watch(self, host: str, port: int, tls: bool, connections: int) -> None:
-        """Ask, and judge by the answers, until it is cancelled. ``connections`` is how many the process may hold."""
+    async def watch(self, host: str, port: int, tls: bool) -> None:
+        """Ask, and judge by the answers, until it is cancelled."""
         context = ssl.create_default_context() if tls else None
         if context:
             context.check_hostname = False  # it speaks to itself
@@ -85,12 +81,8 @@ class Door:
                 async with asyncio.timeout(1):
                     reader, writer = await asyncio.open_connection(to, port, ssl=context)
                 try:
-                    rounds = 0
                     while await self._round(reader, writer):
                         await asyncio.sleep(_ROUND_S)
-                        rounds += 1
-                        if rounds % _COUNT == 0:
-                            self.crowded = _open_files() > _CROWDED * connections
                 finally:
                     writer.close()
             await asyncio.sleep(0.01)
@@ -109,11 +101,3 @@ class Door:
             answer.cancel()
         self.judge(self._waited, time.monotonic())
         return b" 204 " in said
-
-
-def _open_files() -> int:
-    """Nearly all are connections; where there is no such list, nobody is asked to leave."""
-    try:
-        return sum(1 for _ in Path("/proc/self/fd").iterdir())
-    except OSError:
-        return 0

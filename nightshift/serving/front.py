@@ -89,7 +89,6 @@ class Front:
 
     def watched(self, call: Call) -> None:
         """Tell who watches that this call has ended."""
-        self.room.leave(call)
         for watch in self.watchers:
             watch(call)
 

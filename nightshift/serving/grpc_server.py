@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from nightshift.serving import grpc_tensors
 from nightshift.serving import health_pb2 as health
 from nightshift.serving import inference_pb2 as messages
-from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY, Patience, Room
+from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY, Room
 from nightshift.serving.call import Call
 from nightshift.serving.front import Front, Header, failed
 from nightshift.serving.request_ids import request_id
@@ -101,6 +101,7 @@ class Grpc:
                 context.set_details(call.error)
             finally:
                 self.inference.leave(call)
+                self.front.room.leave(call)
                 context.set_trailing_metadata(_trailers(call, more))
                 self.front.watched(call)
             return None
@@ -192,6 +193,29 @@ async def listening(services: Grpc, address: str, port: int, tls: tuple[Path, Pa
         await server.stop(_GRACE_S)
 
 
+class _Patience:
+    """``asyncio.timeout`` at a fifth of its cost (1 instead of 5 µs): TimeoutError when the block takes too long."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._over = False
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        # Who was cancelled by somebody else too stays cancelled.
+        if self._over and self._task and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise TimeoutError
+
+    def _end(self) -> None:
+        self._over = True
+        if self._task:
+            self._task.cancel()
+
+
 async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext, room: Room) -> Any:
     """The one message of a call. RequestError 400, 408, or 503 where there is no room for it.
 
@@ -199,7 +223,7 @@ async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext, 
     """
     room.demand(MAX_BODY)
     try:
-        with Patience(BODY_TIMEOUT_S):
+        with _Patience(BODY_TIMEOUT_S):
             data = await context.read()
     except TimeoutError:
         raise RequestError(408, f"the message did not arrive within {BODY_TIMEOUT_S:.0f} s") from None

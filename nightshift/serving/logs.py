@@ -16,7 +16,6 @@ import time
 from collections import deque
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 
 import orjson
 
@@ -95,30 +94,28 @@ class AccessLog:
 
 
 def _json(call: Call, level: int) -> bytes:
-    line: dict[str, Any] = {
-        "time": _iso(time.time()),
-        "level": _LEVELS[level],
-        "message": "request",
-        "id": call.id,
-        "protocol": call.protocol,
-        "verb": call.verb,
-    }
-    if call.model is not None:
-        line |= {"model": call.model.name, "digest": call.model.digest}
-        if call.role:
-            line["role"] = call.role
-    if call.key is not None:
-        line["key"] = call.key
-    line |= {
-        "status": call.status,
-        "milliseconds": round((time.perf_counter() - call.started) * 1000, 3),
-        "items": call.items,
-        "received": call.received,
-        "sent": call.sent,
-    }
-    if call.error:
-        line["error"] = _plain(call.error)
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    now, model = time.time(), call.model
+    who = _who(
+        call.protocol, call.verb, model.name if model else None, model.digest if model else "", call.role, call.key
+    )
+    fault = f',"error":{orjson.dumps(_plain(call.error)).decode()}' if call.error else ""
+    # By hand at half the cost: what is not a number or plain by its nature was encoded above.
+    return (
+        f'{{"time":"{_iso(now)}","level":"{_LEVELS[level]}","message":"request","id":"{call.id}",{who},'
+        f'"status":{call.status},"milliseconds":{(time.perf_counter() - call.started) * 1000:.3f},'
+        f'"items":{call.items},"received":{call.received},"sent":{call.sent}{fault}}}\n'
+    ).encode()
+
+
+@lru_cache(1000)
+def _who(protocol: str, verb: str, model: str | None, digest: str, role: str, key: str | None) -> str:
+    """The members of a line that many lines share."""
+    said = {"protocol": protocol, "verb": verb}
+    if model is not None:
+        said |= {"model": model, "digest": digest} | ({"role": role} if role else {})
+    if key is not None:
+        said["key"] = key
+    return orjson.dumps(said).decode()[1:-1]
 
 
 def _text(call: Call, level: int) -> bytes:

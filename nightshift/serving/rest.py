@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version as package_version
 from typing import Any
 
@@ -14,7 +14,8 @@ from nightshift.releases.manifest import Manifest
 from nightshift.serving import bodies, openapi, people, protocol, site
 from nightshift.serving.bodies import Body
 from nightshift.serving.call import Call
-from nightshift.serving.front import Front, Header, failed
+from nightshift.serving.front import Front, failed
+from nightshift.serving.http1 import Answer, Request
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.request_ids import request_id
 from nightshift.serving.tensors import RequestError
@@ -25,13 +26,6 @@ _STALLED_S = 0.5
 
 
 log = logging.getLogger("nightshift.serving")
-
-
-@dataclass
-class Answer:
-    status: int
-    body: bytes
-    headers: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Rest:
@@ -45,22 +39,22 @@ class Rest:
         self.about = dict(about)
         self._reader = people.Reader()
 
-    async def answer(self, method: str, path: str, header: Header, body: Body) -> Answer:
+    async def answer(self, request: Request) -> Answer:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
+        header = request.header
         call = Call(request_id(header("x-request-id")), "rest", "", time.perf_counter())
-        if method == "OPTIONS" and (allowed := self.guard.hosts.cors(header)):
+        if request.method == "OPTIONS" and (allowed := self.guard.hosts.cors(header)):
             return Answer(204, b"", allowed)
         try:
-            result = await self._route(method, path, header, body, call)
+            result = await self._route(request, call)
         except RequestError as error:
             result = _refusal(error, call)
-            if method == "POST":
-                await bodies.drain(header("content-length"), body)
         except Exception:
             log.exception("request %s failed", call.id)
             result = _refusal(failed(call), call)
         finally:
             self.inference.leave(call)
+            self.front.room.leave(call)
         call.status, call.sent = result.status, len(result.body)
         if call.model and call.status not in (401, 403, 421):
             # Every answer of a model, a refusal too, names the digest that gave it.
@@ -70,18 +64,29 @@ class Rest:
                 ("nightshift-role", call.role),
             ]
         result.headers += [("x-request-id", call.id), *self.guard.hosts.cors(header)]
-        self.front.watched(call)
+        result.after = partial(self.front.watched, call)
         return result
 
-    async def _route(
-        self,
-        method: str,
-        path: str,
-        header: Header,
-        body: Body,
-        call: Call,
-    ) -> Answer:
+    async def _route(self, request: Request, call: Call) -> Answer:
+        method, path, header = request.method, request.path, request.header
         match path.removeprefix("/").split("/"):
+            case ["v2", "models", name, *rest] if name != "stats":
+                version_, verb = _version_and_verb(rest, path)
+                _only(method, "POST" if verb == "infer" else "GET")
+                call.verb = verb or "metadata"
+                if verb == "stats":
+                    found = await self.front.statistics_of(call, name, version_, header)
+                    return _json(200, {"model_stats": found})
+                model = self.front.find(call, name, version_, header)
+                if verb == "infer":
+                    return await self._infer(call, model, request)
+                if verb == "ready":
+                    return _json(200, {"name": model.name, "ready": True})
+                return _json(200, model.config() if verb == "config" else model.metadata())
+            case ["v2", "models", "stats"]:
+                _only(method, "GET")
+                call.verb = "stats"
+                return _json(200, {"model_stats": await self.front.statistics_of(call, None, None, header)})
             case ["v2", "health", "live"]:
                 _only(method, "GET")
                 return _json(200, {"live": True})
@@ -130,24 +135,7 @@ class Rest:
                 _only(method, "POST")
                 call.verb = "predict"
                 model = self.front.find(call, *_name_and_version(rest, path), header)
-                return await self._predict(call, model, header, body)
-            case ["v2", "models", "stats"]:
-                _only(method, "GET")
-                call.verb = "stats"
-                return _json(200, {"model_stats": await self.front.statistics_of(call, None, None, header)})
-            case ["v2", "models", name, *rest]:
-                version_, verb = _version_and_verb(rest, path)
-                _only(method, "POST" if verb == "infer" else "GET")
-                call.verb = verb or "metadata"
-                if verb == "stats":
-                    found = await self.front.statistics_of(call, name, version_, header)
-                    return _json(200, {"model_stats": found})
-                model = self.front.find(call, name, version_, header)
-                if verb == "infer":
-                    return await self._infer(call, model, header, body)
-                if verb == "ready":
-                    return _json(200, {"name": model.name, "ready": True})
-                return _json(200, model.config() if verb == "config" else model.metadata())
+                return await self._predict(call, model, request)
             case ["v2", "repository", "index"]:
                 _only(method, "POST")
                 call.verb = "index"
@@ -169,31 +157,35 @@ class Rest:
             for served in every
         }
 
-    async def _admitted(self, call: Call, header: Header, body: Body) -> bytes:
+    async def _admitted(self, call: Call, body: Body) -> bytes:
         """The body of a request that is let in at its headers; who sends it slowly gives the place back meanwhile."""
         self.inference.admit(call)
-        stalled = asyncio.get_running_loop().call_later(_STALLED_S, self.inference.leave, call)
-        try:
-            data = await bodies.whole(header("content-length"), body, call, self.front.room)
-        finally:
-            stalled.cancel()
+        if body.whole:
+            data = await body.read(call, self.front.room)
+        else:
+            stalled = asyncio.get_running_loop().call_later(_STALLED_S, self.inference.leave, call)
+            try:
+                data = await body.read(call, self.front.room)
+            finally:
+                stalled.cancel()
         call.received, call.arrived = len(data), time.perf_counter()
         if call.lane is None:
             self.inference.admit(call)
         return data
 
-    async def _predict(self, call: Call, model: LoadedModel, header: Header, body: Body) -> Answer:
-        data = await self._admitted(call, header, body)
-        arrays, items = await self._reader.read(model.manifest, header("content-type") or "", data)
+    async def _predict(self, call: Call, model: LoadedModel, request: Request) -> Answer:
+        data = await self._admitted(call, request.body)
+        arrays, items = await self._reader.read(model.manifest, request.header("content-type") or "", data)
         results = await self.inference.run(call, arrays, list(model.outputs))
         outputs = dict(zip(model.outputs, results, strict=True))
         said = {"model": model.name, "version": model.version, "digest": model.digest, "role": call.role}
         predictions = people.tell(model.manifest, outputs, items)
         return _json(200, {**said, "seconds": time.perf_counter() - call.started, "predictions": predictions})
 
-    async def _infer(self, call: Call, model: LoadedModel, header: Header, body: Body) -> Answer:
+    async def _infer(self, call: Call, model: LoadedModel, request: Request) -> Answer:
+        header = request.header
         json_length = _json_length(header("inference-header-content-length"))
-        data = await self._admitted(call, header, body)
+        data = await self._admitted(call, request.body)
         if (encoding := header("content-encoding")) is not None:
             data = await asyncio.to_thread(bodies.inflate, data, encoding)
             self.front.room.take(call, len(data))

@@ -1,8 +1,4 @@
-"""The endpoint's process: granian's RSGI server in this process's own event loop.
-
-Granian's embedded server, not its supervisor, whose workers live on and keep the port when it is killed; several
-processes are ``processes.run``'s.
-"""
+"""The endpoint's process: all that it is made of, put together, in one event loop; several are ``processes.run``'s."""
 
 import asyncio
 import contextlib
@@ -10,27 +6,25 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
 
 from nightshift.releases.ledger import Ledger
 from nightshift.releases.registry import Registry
 from nightshift.releases.signing import Trust
 from nightshift.releases.store import open_store
-from nightshift.serving import bodies, logs, processes
 from nightshift.serving import guard as guards
+from nightshift.serving import logs, processes
 from nightshift.serving.door import TOO_MUCH
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.front import Front
+from nightshift.serving.http1 import Answer, Handler, Request, Server
 from nightshift.serving.inference import Inference
 from nightshift.serving.logs import AccessLog
 from nightshift.serving.processes import Peers
@@ -40,11 +34,10 @@ from nightshift.serving.samples import Plan
 from nightshift.serving.statistics import Statistics
 from nightshift.serving.watch import Watch
 
-_CONNECTIONS = 2048  # that one process accepts; more wait in the kernel's queue, which holds as many again
+_CONNECTIONS = 2048  # that one process holds; as many again wait in the kernel's queue
 _OTHER_FILES = 256
-_CLOSE = ("connection", "close")
 _REFUSED = orjson.dumps({"error": TOO_MUCH})
-_BUFFER = 64 << 10  # bytes that the server reads of a connection at once, and keeps for it; the longest headers
+_PATIENCE_S = 30.0  # for what is under way when the endpoint stops
 
 log = logging.getLogger("nightshift.serving")
 
@@ -105,7 +98,7 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
 
 
 def is_taken(host: str, port: int) -> bool:
-    """Whether something listens there. Granian would share the port with it (SO_REUSEPORT) and nobody would notice."""
+    """Whether something listens there: several processes (SO_REUSEPORT) would share the port with it unnoticed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -119,31 +112,18 @@ def is_taken(host: str, port: int) -> bool:
 async def _serve(rest: Rest, settings: Settings) -> None:
     follower, guard = rest.follower, rest.guard
     host, port, tls = settings.host, settings.port, settings.tls
-    connections = _connections()
-    server = Server(
-        _app(rest),
-        address=host,
-        port=port,
-        interface=Interfaces.RSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=_CONNECTIONS,
-        backpressure=connections,
-        http1_settings=HTTP1Settings(max_buffer_size=_BUFFER),
-        log_enabled=False,
-        ssl_cert=tls[0] if tls else None,
-        ssl_key=tls[1] if tls else None,
-    )
+    http = Server(_handler(rest), _connections())
 
     def stop() -> None:
         log.info("stopping: requests under way are answered first")
-        doorkeeper.cancel()
-        server.stop()  # closes the listener, then waits for the connections
+        stopping.set()
 
+    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    doorkeeper = loop.create_task(rest.front.door.watch(host, port, tls is not None, connections))
+    await http.listen(host, port, tls, shared=settings.count > 1)
+    doorkeeper = loop.create_task(rest.front.door.watch(host, port, tls is not None))
     await follower.peers.listen()
     follower.start()
     guard.start()
@@ -155,7 +135,9 @@ async def _serve(rest: Rest, settings: Settings) -> None:
 
             rpc = grpc_server.Grpc(rest.front)
             await beside.enter_async_context(grpc_server.listening(rpc, host, settings.grpc_port, tls))
-        await server.serve()
+        await stopping.wait()
+        doorkeeper.cancel()
+        await http.close(_PATIENCE_S)
     follower.stop()
     guard.stop()
     rest.watch.stop()
@@ -169,32 +151,27 @@ def _connections() -> int:
     """How many connections this process may hold: each is an open file, of which it allows itself more if it can."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed, most = (limit if limit != resource.RLIM_INFINITY else 1 << 20 for limit in limits)
-    if allowed < _CONNECTIONS + _OTHER_FILES:
-        allowed = min(_CONNECTIONS + _OTHER_FILES, most)
+    wanted = 2 * _CONNECTIONS + _OTHER_FILES  # a whole queue can be accepted at once
+    if allowed < wanted:
+        allowed = min(wanted, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, limits[1]))
-    return max(1, min(_CONNECTIONS, allowed - _OTHER_FILES))
+    return max(1, min(_CONNECTIONS, (allowed - _OTHER_FILES) // 2))
 
 
-def _app(rest: Rest) -> Any:
-    """Granian's RSGI callback: translates, and refuses at the door."""
+def _handler(rest: Rest) -> Handler:
+    """What answers each request, or refuses it at the door."""
     door = rest.front.door
 
-    async def app(scope: Any, proto: Any) -> None:
-        headers, path = scope.headers, scope.path
+    def handle(request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        path = request.path
         if path.endswith(("/infer", ":predict")):
             if door.refuses():
-                await bodies.drain(headers.get("content-length"), proto)
-                identity = ("x-request-id", request_id(headers.get("x-request-id")))
+                identity = ("x-request-id", request_id(request.header("x-request-id")))
                 said = [("content-type", "application/json"), ("retry-after", "1"), identity]
-                proto.response_bytes(503, [*said, _CLOSE] if door.crowded else said, _REFUSED)
-                return
+                return Answer(503, _REFUSED, said)
         elif path == door.path:
             door.turn()
-            proto.response_empty(204, [])
-            return
-        answer = await rest.answer(scope.method, path, headers.get, proto)
-        if door.crowded:
-            answer.headers.append(_CLOSE)
-        proto.response_bytes(answer.status, answer.headers, answer.body)
+            return Answer(204, b"")
+        return rest.answer(request)
 
-    return app
+    return handle

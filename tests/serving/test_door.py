@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from nightshift.serving.bodies import ROOM, Room, whole
+from nightshift.serving.bodies import ROOM, Body, Room
 from nightshift.serving.call import Call
 from nightshift.serving.door import LATE_S, MANY, Door
 from nightshift.serving.tensors import RequestError
@@ -69,32 +69,32 @@ def test_bodies_have_room_together_and_give_it_back() -> None:
     assert room.left == 100
 
 
-class Chunks:
-    def __init__(self, *chunks: bytes):
-        self.taken = 0
-        self.chunks = chunks
-
-    async def __call__(self) -> bytes:
-        self.taken = len(self.chunks)
-        return b"".join(self.chunks)
-
-    async def __aiter__(self):
-        for chunk in self.chunks:
-            self.taken += 1
-            yield chunk
+def body(*pieces: bytes, length: int | None = None) -> Body:
+    found = Body(length)
+    for piece in pieces:
+        found.come(piece)
+    found.whole = True
+    return found
 
 
 def test_a_body_without_room_is_refused_at_its_length_and_one_without_a_length_as_it_comes() -> None:
-    room, body = Room(1000), Chunks(b"x" * 600, b"x" * 600, b"x" * 600)
+    room = Room(1000)
     with pytest.raises(RequestError) as refused:
-        asyncio.run(whole("1800", body, call(), room))
-    assert (refused.value.status, body.taken, room.left) == (503, 0, 1000)
-    asked = call()
+        asyncio.run(body(length=1800).read(call(), room))
+    assert (refused.value.status, room.left) == (503, 1000)
+    asked, comes = call(), Body(None)
+    comes.come(b"x" * 600)
+    reading = comes.read(asked, room)
+    assert reading.send(None) is comes, "it waits for the rest"
+    assert room.left == 400
+    comes.come(b"x" * 600)
     with pytest.raises(RequestError) as refused:
-        asyncio.run(whole(None, body, asked, room))
-    assert (refused.value.status, body.taken) == (503, 2)
+        reading.send(None)
+    assert (refused.value.status, room.left) == (503, 400)
     room.leave(asked)
-    assert asyncio.run(whole("600", Chunks(b"x" * 600), asked, room)) == b"x" * 600
+    assert asyncio.run(body(b"x" * 300, b"y" * 200, b"z" * 100, length=600).read(asked, room)) == (
+        b"x" * 300 + b"y" * 200 + b"z" * 100
+    )
     assert room.left == 400
 
 

@@ -1,4 +1,4 @@
-"""One request runs at once; those that are ready together run together, and each gets its own answer."""
+"""The first request runs at once; those that are ready with it run together, and each gets its own answer."""
 
 import asyncio
 import time
@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nightshift.serving.bodies import Patience
 from nightshift.serving.call import Call
+from nightshift.serving.grpc_server import _Patience
 from nightshift.serving.inference import Inference, Lane
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import RequestError
@@ -36,15 +36,15 @@ async def asked(inference: Inference, model: LoadedModel, arrays: dict[str, np.n
     return call, found
 
 
-def test_requests_that_are_ready_together_run_as_one_batch_and_each_gets_its_own_rows(model: LoadedModel):
-    asks = [image(3), image(200, items=2), image(90)]
+def test_who_comes_first_runs_at_once_and_those_with_it_as_one_batch_in_which_each_has_its_own_rows(model: LoadedModel):
+    asks = [image(7), image(3), image(200, items=2), image(90)]
 
     async def together() -> list[tuple[Call, np.ndarray]]:
         inference = Inference()
         return await asyncio.gather(*(asked(inference, model, arrays) for arrays in asks))
 
     found = asyncio.run(together())
-    assert [(call.items, call.batch) for call, _ in found] == [(1, 4), (2, 4), (1, 4)]
+    assert [(call.items, call.batch) for call, _ in found] == [(1, 1), (1, 4), (2, 4), (1, 4)]
     for arrays, (_, answer) in zip(asks, found, strict=True):
         np.testing.assert_allclose(answer, model.run(arrays, list(model.outputs))[0], atol=1e-6)
 
@@ -84,9 +84,9 @@ def test_a_queue_that_is_too_long_in_time_refuses(model: LoadedModel):
 
 def test_patience_ends_what_takes_too_long_and_nothing_else():
     async def slow() -> str:
-        with pytest.raises(TimeoutError), Patience(0.01):
+        with pytest.raises(TimeoutError), _Patience(0.01):
             await asyncio.sleep(60)
-        with Patience(60):
+        with _Patience(60):
             await asyncio.sleep(0)
         await asyncio.sleep(0.02)  # a timer that had stayed would end this
         return "on"
@@ -96,7 +96,7 @@ def test_patience_ends_what_takes_too_long_and_nothing_else():
 
 def test_patience_leaves_a_cancellation_of_somebody_else_alone():
     async def cancelled() -> None:
-        with Patience(60):
+        with _Patience(60):
             await asyncio.sleep(60)
 
     async def cancel() -> bool:

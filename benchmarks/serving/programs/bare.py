@@ -1,5 +1,6 @@
 """The limit: the same HTTP server and parser as Nightshift's endpoint, one call of ONNX Runtime, and nothing else."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import onnxruntime
 import orjson
 import simdjson
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.server.embed import Server
+
+from nightshift.serving.http1 import Answer, Request, Server
 
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 options = onnxruntime.SessionOptions()
@@ -27,38 +28,28 @@ def from_json(body: bytes) -> np.ndarray:
     return values.reshape(shape)
 
 
-async def app(scope, proto) -> None:
-    body = await proto()
-    length = scope.headers.get("inference-header-content-length")
+async def answer(request: Request) -> Answer:
+    body = await request.body
+    length = request.header("inference-header-content-length")
     if length is None:
         array = from_json(body)
         (result,) = session.run(None, {"input": array})
         output = {"name": "output", "datatype": "FP32", "shape": result.shape, "data": result.ravel()}
-        answer = orjson.dumps({"model_name": "cnn", "outputs": [output]}, option=orjson.OPT_SERIALIZE_NUMPY)
-        proto.response_bytes(200, [("content-type", "application/json")], answer)
-        return
+        text = orjson.dumps({"model_name": "cnn", "outputs": [output]}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return Answer(200, text, [("content-type", "application/json")])
     head = orjson.loads(body[: int(length)])
     array = np.frombuffer(body, np.float32, offset=int(length)).reshape(head["inputs"][0]["shape"])
     (result,) = session.run(None, {"input": array})
     values = result.tobytes()
     output = {"name": "output", "datatype": "FP32", "shape": result.shape}
-    answer = orjson.dumps(
-        {"model_name": "cnn", "outputs": [{**output, "parameters": {"binary_data_size": len(values)}}]}
-    )
-    headers = [("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(answer)))]
-    proto.response_bytes(200, headers, answer + values)
+    text = orjson.dumps({"model_name": "cnn", "outputs": [{**output, "parameters": {"binary_data_size": len(values)}}]})
+    headers = [("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(text)))]
+    return Answer(200, text + values, headers)
 
 
 async def main() -> None:
-    await Server(
-        app,
-        address="127.0.0.1",
-        port=port,
-        interface=Interfaces.RSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        log_enabled=False,
-    ).serve()
+    await Server(answer, most=1000).listen("127.0.0.1", port, None, shared=False)
+    await asyncio.Event().wait()
 
 
 uvloop.run(main())
