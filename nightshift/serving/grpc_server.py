@@ -1,20 +1,27 @@
-"""The Open Inference Protocol v2 over gRPC: methods, messages and metadata to answers, as ``rest`` does it for HTTP."""
+"""The Open Inference Protocol v2 over gRPC: methods, messages and metadata to answers, as ``rest`` does it for HTTP.
+
+h2corn speaks HTTP/2 (in Rust, so that no thread of Python hands messages to another); what gRPC puts into it is here: a
+message is a flag, four bytes of length and protobuf, and the status stands in the trailers
+(https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
+"""
 
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
-import grpc
+import h2corn
 from google.protobuf.message import DecodeError
 
-from nightshift.serving import grpc_tensors
+from nightshift.serving import bodies, grpc_tensors
 from nightshift.serving import health_pb2 as health
 from nightshift.serving import inference_pb2 as messages
-from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY, Room
+from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
 from nightshift.serving.call import Call
 from nightshift.serving.front import Front, Header, failed
 from nightshift.serving.request_ids import request_id
@@ -23,23 +30,44 @@ from nightshift.serving.tensors import RequestError
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 _STREAMS = 100  # calls under way on one connection
-_RPCS = 1000  # and on all
+_CALLS = 1000  # and on all
+_CONNECTIONS = 512
+_HEAD = 64 << 10  # bytes of a call's headers
+_WINDOW = 1 << 20  # bytes that a connection may send before they are asked for
+_UNTAKEN_S = 30.0  # for an answer to be taken
+_IDLE_S = 600.0  # that a connection may have no call; a client's library makes a new one unnoticed
 _GRACE_S = 30.0  # for what is under way when the endpoint stops
-_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    410: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    503: grpc.StatusCode.UNAVAILABLE,  # what a client's retry policy repeats
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+_PREFIX = 5  # bytes before a message: whether it is compressed, and its length
+_CODES = {  # of gRPC, by the HTTP status of the same fault
+    200: 0,  # OK
+    400: 3,  # INVALID_ARGUMENT
+    401: 16,  # UNAUTHENTICATED
+    403: 7,  # PERMISSION_DENIED
+    404: 5,  # NOT_FOUND
+    408: 4,  # DEADLINE_EXCEEDED
+    410: 5,
+    413: 8,  # RESOURCE_EXHAUSTED
+    415: 12,  # UNIMPLEMENTED: what gRPC's own libraries say of a compression that they do not know
+    429: 8,
+    500: 13,  # INTERNAL
+    501: 12,
+    503: 14,  # UNAVAILABLE: what a client's retry policy repeats
 }
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")  # of a status message, as it is
+_HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity, deflate, gzip")]
 
 log = logging.getLogger("nightshift.serving")
 Work = Callable[[Call, Any, Header], Awaitable[Any]]
+
+
+class _Method(NamedTuple):
+    """``request`` is the message's class."""
+
+    verb: str
+    request: Any
+    work: Work
 
 
 class Grpc:
@@ -48,10 +76,7 @@ class Grpc:
     def __init__(self, front: Front):
         self.front = front
         self.engine, self.guard, self.inference = front.engine, front.guard, front.inference
-
-    def services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
-        """Handlers by service and method; any other method is UNIMPLEMENTED, which gRPC says itself."""
-        methods: dict[str, tuple[str, Work]] = {
+        ours: dict[str, tuple[str, Work]] = {
             "ServerLive": ("live", self._server_live),
             "ServerReady": ("ready", self._server_ready),
             "ServerMetadata": ("server", self._server_metadata),
@@ -64,49 +89,86 @@ class Grpc:
             "RepositoryModelLoad": ("load", self._repository_change),
             "RepositoryModelUnload": ("unload", self._repository_change),
         }
-        return {
-            SERVICE: {
-                name: self._method(verb, getattr(messages, f"{name}Request"), work)
-                for name, (verb, work) in methods.items()
-            },
-            HEALTH: {"Check": self._method("ready", health.HealthCheckRequest, self._check)},
+        self._methods = {
+            f"/{SERVICE}/{name}": _Method(verb, getattr(messages, f"{name}Request"), work)
+            for name, (verb, work) in ours.items()
         }
+        self._methods[f"/{HEALTH}/Check"] = _Method("ready", health.HealthCheckRequest, self._check)
 
-    def _method(self, verb: str, request: Any, work: Work) -> grpc.RpcMethodHandler:
-        """A unary method, registered as one that may send many messages: so it begins with the headers."""
+    async def __call__(self, scope: h2corn.Scope, receive: h2corn.Receive, send: h2corn.Send) -> None:
+        """One call, as an ASGI application. Never raises."""
+        if scope["type"] != "http":
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        method = self._methods.get(scope["path"])
+        call = Call(request_id(headers.get("x-request-id")), "grpc", method.verb if method else "", time.perf_counter())
+        data = b""
+        more: Sequence[tuple[str, str]] = ()
+        try:
+            if method is None:
+                raise RequestError(501, f"there is no method {scope['path'][:200]!r} here")
+            found = await self._answer(method, call, headers.get, receive)
+            data = found.SerializeToString()
+            call.status, call.sent = 200, len(data)
+            data = b"\0" + len(data).to_bytes(4, "big") + data
+        except RequestError as error:
+            call.status, call.error, more = error.status, error.message, error.headers
+        except Exception:
+            log.exception("request %s failed", call.id)
+            call.status, call.error = 500, failed(call).message
+        finally:
+            self.inference.leave(call)
+            self.front.room.leave(call)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True})
+            await send({"type": "http.response.body", "body": data})
+            await send({"type": "http.response.trailers", "headers": _trailers(call, more)})
+        except OSError:
+            call.status, call.error = 499, "the caller did not wait for the answer"
+        self.front.watched(call)
 
-        async def answer(_: Any, context: grpc.aio.ServicerContext) -> Any:
-            header: Header = dict(context.invocation_metadata()).get
-            call = Call(request_id(header("x-request-id")), "grpc", verb, time.perf_counter())
-            more: Sequence[tuple[str, str]] = ()
-            try:
-                if verb == "infer":  # before a big message is read
-                    self.front.demand_turn()
-                    self.guard.knock(call, verb, header)
-                found = await work(call, await _message(call, request, context, self.front.room), header)
-                data: bytes = found.SerializeToString()
-                call.status, call.sent = 200, len(data)
-                return data
-            except RequestError as error:
-                call.status, call.error, more = error.status, error.message, error.headers
-                context.set_code(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT))
-                context.set_details(error.message)
-            except asyncio.CancelledError:  # its deadline is over, or it hung up
-                call.status, call.error = 499, "the caller did not wait for the answer"
-                raise
-            except Exception:
-                log.exception("request %s failed", call.id)
-                call.status, call.error = 500, failed(call).message
-                context.set_code(grpc.StatusCode.INTERNAL)
-                context.set_details(call.error)
-            finally:
-                self.inference.leave(call)
-                self.front.room.leave(call)
-                context.set_trailing_metadata(_trailers(call, more))
-                self.front.watched(call)
-            return None
+    async def _answer(self, method: _Method, call: Call, header: Header, receive: h2corn.Receive) -> Any:
+        if not (header("content-type") or "").startswith("application/grpc"):
+            raise RequestError(501, "only gRPC is spoken here")
+        if method.verb == "infer":  # before a big message is read
+            self.front.demand_turn()
+            self.guard.knock(call, method.verb, header)
+        data = await self._message(call, header("grpc-encoding"), receive)
+        try:
+            request = method.request.FromString(data)
+        except DecodeError:
+            raise RequestError(400, f"the message is no {method.request.DESCRIPTOR.full_name}") from None
+        return await method.work(call, request, header)
 
-        return grpc.stream_unary_rpc_method_handler(answer)
+    async def _message(self, call: Call, encoding: str | None, receive: h2corn.Receive) -> bytes:
+        """The one message of a call, which has room as it comes. RequestError 400, 408, 413, 415 or 503."""
+        room, data = self.front.room, b""
+        size: int | None = None
+        try:
+            with _Patience(BODY_TIMEOUT_S):
+                while size is None or len(data) < _PREFIX + size:
+                    event = await receive()
+                    if event["type"] != "http.request":
+                        raise RequestError(400, "the caller hung up")
+                    if piece := event.get("body", b""):
+                        room.take(call, len(piece))
+                        data = data + piece if data else piece
+                    if size is None and len(data) >= _PREFIX:
+                        size = int.from_bytes(data[1:_PREFIX], "big")
+                        if size > MAX_BODY:
+                            raise RequestError(413, f"the message is larger than max ({size} against {MAX_BODY} bytes)")
+                    if not event.get("more_body"):
+                        break
+        except TimeoutError:
+            raise RequestError(408, f"the message did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+        if size is None or len(data) < _PREFIX + size:
+            raise RequestError(400, "the call ended without a message")
+        call.received = size
+        message = data[_PREFIX : _PREFIX + size]
+        if data[0]:
+            message = await asyncio.to_thread(bodies.inflate, message, encoding or "nothing")
+            room.take(call, len(message))
+        return message
 
     async def _server_live(self, _call: Call, _request: Any, _header: Header) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -151,7 +213,8 @@ class Grpc:
         self.inference.admit(call)
         arrays = grpc_tensors.read(request, model.inputs)
         wanted = grpc_tensors.wanted(request, model)
-        results = await self.inference.run(call, arrays, list(wanted), grpc_tensors.timeout(request))
+        timeouts = filter(None, (grpc_tensors.timeout(request), _deadline(header("grpc-timeout"))))
+        results = await self.inference.run(call, arrays, list(wanted), min(timeouts, default=0.0))
         return grpc_tensors.write(request, model, wanted, results)
 
     async def _repository_index(self, call: Call, _request: Any, header: Header) -> Any:
@@ -162,35 +225,55 @@ class Grpc:
 
 
 @contextlib.asynccontextmanager
-async def listening(services: Grpc, address: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[None]:
-    """Answers until it is left, and then what is under way. RuntimeError when it cannot listen there."""
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", MAX_BODY),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", _STREAMS),
-            ("grpc.keepalive_time_ms", 60_000),  # a peer that is gone without a word
-            ("grpc.keepalive_timeout_ms", 20_000),
-        ],
-        maximum_concurrent_rpcs=_RPCS,
+async def listening(
+    services: Grpc, address: str, port: int, tls: tuple[Path, Path] | None, shared: bool, log_json: bool
+) -> AsyncIterator[None]:
+    """Answers until it is left, and then what is under way. OSError when it cannot listen there.
+
+    ``shared`` lets other processes listen there too; ``log_json`` is for the little that h2corn says itself.
+    """
+    of_message = h2corn.RequestPolicy(
+        path="/*",
+        max_request_body_size=0,  # a message is refused by its own length, in gRPC's words
+        timeout_request_body_idle=2 * BODY_TIMEOUT_S,
+        h2_timeout_response_stall=_UNTAKEN_S,
     )
-    for service, methods in services.services().items():
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
-        if service == SERVICE:
-            # A method that grpc knows of is found faster, and each of them slows down all others.
-            server.add_registered_method_handlers(service, {"ModelInfer": methods["ModelInfer"]})
-    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    if tls is None:
-        server.add_insecure_port(where)
-    else:
-        certificate, key = tls[0].read_bytes(), tls[1].read_bytes()
-        server.add_secure_port(where, grpc.ssl_server_credentials([(key, certificate)]))
-    await server.start()
-    log.info("gRPC at %s", where)
+    server = h2corn.Server(
+        services,
+        h2corn.Config(
+            bind=(f"[{address}]:{port}" if ":" in address else f"{address}:{port}",),
+            reuse_port=shared,
+            certfile=tls[0] if tls else None,
+            keyfile=tls[1] if tls else None,
+            grpc=True,
+            http1=False,
+            lifespan="off",
+            runtime_threads=1,
+            access_log=False,
+            log_format="json" if log_json else "text",
+            request_policies=(of_message,),
+            max_concurrent_streams=_STREAMS,
+            limit_concurrency=_CALLS,
+            limit_connections=_CONNECTIONS,
+            h2_initial_stream_window_size=_WINDOW,
+            h2_initial_connection_window_size=_WINDOW,
+            h2_max_header_list_size=_HEAD,
+            h2_max_header_block_size=_HEAD,
+            timeout_keep_alive=_IDLE_S,
+            timeout_graceful_shutdown=_GRACE_S,
+        ),
+    )
+    serving = asyncio.create_task(server.serve())
+    await server.wait_started()
+    log.info("gRPC at %s:%d", address, port)
     try:
         yield
     finally:
-        await server.stop(_GRACE_S)
+        server.shutdown()
+        try:
+            await serving
+        except RuntimeError as error:
+            log.warning("calls were not answered in %.0f s: %s", _GRACE_S, error)
 
 
 class _Patience:
@@ -216,36 +299,29 @@ class _Patience:
             self._task.cancel()
 
 
-async def _message(call: Call, request: Any, context: grpc.aio.ServicerContext, room: Room) -> Any:
-    """The one message of a call. RequestError 400, 408, or 503 where there is no room for it.
+def _deadline(given: str | None) -> float:
+    """Seconds that the caller waits, by the header grpc-timeout; 0: as long as need be. RequestError 400."""
+    if given is None:
+        return 0.0
+    found = _TIMEOUT.fullmatch(given)
+    if found is None:
+        raise RequestError(400, f"grpc-timeout is {given[:40]!r}, must be at most eight digits and a unit")
+    return int(found[1]) * _UNITS[found[2]]
 
-    Its length is known when it is here: nothing of it is read while there is no room for a message of any length.
+
+def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """The status, and what stands in a REST answer's headers; a pause that is asked for also in the words of gRPC's
+    retry policy.
     """
-    room.demand(MAX_BODY)
-    try:
-        with _Patience(BODY_TIMEOUT_S):
-            data = await context.read()
-    except TimeoutError:
-        raise RequestError(408, f"the message did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
-    if data is grpc.aio.EOF:
-        raise RequestError(400, "the call ended without a message")
-    call.received = len(data)
-    room.take(call, len(data))
-    try:
-        return request.FromString(data)
-    except DecodeError:
-        raise RequestError(400, f"the message is no {request.DESCRIPTOR.full_name}") from None
-
-
-def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """What stands in a REST answer's headers; a pause that is asked for also in the words of gRPC's retry policy."""
-    found = [("x-request-id", call.id)]
+    found = [("grpc-status", str(_CODES.get(call.status, 3)))]
+    if call.error:
+        found.append(("grpc-message", quote(call.error, safe=_PLAIN)))
+    found.append(("x-request-id", call.id))
     if call.model is not None and call.status not in (401, 403):
         found += [("nightshift-model", call.model.name), ("nightshift-digest", call.model.digest)]
         if call.role:
             found.append(("nightshift-role", call.role))
     for name, value in more:
-        found.append((name, value))
-        if name == "retry-after":
-            found.append(("grpc-retry-pushback-ms", str(1000 * int(value))))
-    return tuple(found)
+        if name == "retry-after":  # no other header of a refusal may stand behind a body
+            found += [(name, value), ("grpc-retry-pushback-ms", str(1000 * int(value)))]
+    return [(name.encode(), value.encode("latin-1")) for name, value in found]

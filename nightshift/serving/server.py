@@ -134,7 +134,10 @@ async def _serve(rest: Rest, settings: Settings) -> None:
             from nightshift.serving import grpc_server  # only if it is asked for, and after a fork
 
             rpc = grpc_server.Grpc(rest.front)
-            await beside.enter_async_context(grpc_server.listening(rpc, host, settings.grpc_port, tls))
+            listening = grpc_server.listening(
+                rpc, host, settings.grpc_port, tls, settings.count > 1, logs.is_json(settings.log_json)
+            )
+            await beside.enter_async_context(listening)
         await stopping.wait()
         doorkeeper.cancel()
         await http.close(_PATIENCE_S)

@@ -285,3 +285,43 @@ def test_two_processes_share_the_port(world: World, start) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}", options) as channel:
             assert Client(channel).call("ModelInfer", timeout=60, **infer()).model_version == digest[:12]
     assert endpoint.stop() == 0
+
+
+def test_a_call_without_a_message_is_refused(client: Client) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        client.channel.stream_unary(SERVICE + "ModelInfer")(iter(()), timeout=60)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "without a message" in caught.value.details()
+
+
+def test_a_message_that_inflates_beyond_the_limit_is_refused(client: Client) -> None:
+    request = inference_pb2.ModelInferRequest(**infer(raw_input_contents=[bytes(33 << 20)]))
+    stub = client.channel.unary_unary(SERVICE + "ModelInfer", request_serializer=type(request).SerializeToString)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub(request, timeout=60, compression=grpc.Compression.Gzip)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "inflates" in caught.value.details()
+
+
+def test_a_big_message_is_answered(served, client: Client) -> None:
+    many = 200_000  # 9.6 MB: many times what may be sent before it is asked for
+    answer = client.call(
+        "ModelInfer", **infer(inputs=[image(shape=[many, 4, 4, 3])], raw_input_contents=[PIXELS * many])
+    )
+    assert list(answer.outputs[0].shape) == [many, 3]
+
+
+def test_who_hangs_up_is_logged_as_that_and_leaves_nothing_behind(served, client: Client) -> None:
+    _, endpoint, _ = served
+    with silence() as nothing:
+        waiting = client.channel.stream_unary(SERVICE + "ModelInfer").future(
+            nothing, timeout=120, metadata=[("x-request-id", "gone-away")]
+        )
+        assert client.call("ServerLive").live  # so the call before it has begun there
+        waiting.cancel()
+        wait_for(lambda: "did not wait" in _lines(endpoint, "gone-away"), 60)
+    assert client.call("ModelInfer", **infer()).model_name == "toy"
+
+
+def _lines(endpoint: Endpoint, request: str) -> str:
+    return "".join(line for line in endpoint.log.read_text().splitlines() if request in line)
