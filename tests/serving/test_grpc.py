@@ -1,7 +1,10 @@
 """The protocol over gRPC, good requests and bad ones, against a real endpoint process."""
 
+import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +16,10 @@ import pytest
 
 from nightshift.releases.store import open_store
 from nightshift.serving import health_pb2, inference_pb2
+from nightshift.serving.inference import WAIT_S
 from nightshift.serving.keys import Keys
 from tests.releases.make import LABELS
+from tests.serving.slow_release import ROW, make_slow_release
 from tests.serving.world import IMAGE, Endpoint, World, wait_for
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -321,6 +326,36 @@ def test_who_hangs_up_is_logged_as_that_and_leaves_nothing_behind(served, client
         waiting.cancel()
         wait_for(lambda: "did not wait" in _lines(endpoint, "gone-away"), 60)
     assert client.call("ModelInfer", **infer()).model_name == "toy"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layers", [60, 200])  # about a millisecond, in the event loop, and five, in threads
+def test_too_many_at_once_are_answered_or_refused_and_who_is_answered_waits_not_long(
+    world: World, start, layers: int
+) -> None:
+    """400 that ask again as soon as they are answered: hundreds of milliseconds of work wait at any time."""
+    make_slow_release(world.folder / "slow", layers=layers)
+    digest = world.registry.publish(world.folder / "slow")
+    world.order(digest, "proven", model="slow")
+    endpoint: Endpoint = start()
+    endpoint.wait_serving(digest, "slow")
+    tensor = {name: ROW[name] for name in ("name", "datatype", "shape")}
+    raw = np.array(ROW["data"], np.float32).tobytes()
+    request = inference_pb2.ModelInferRequest(model_name="slow", inputs=[tensor], raw_input_contents=[raw])
+    body = world.folder / "request"
+    body.write_bytes(request.SerializeToString())
+    command = [sys.executable, "-m", "benchmarks.serving.grpc_load", str(endpoint.grpc_port), "400", "6", str(body)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    print(found)
+    statuses = re.findall(r'"protocol":"grpc","verb":"infer".*?"status":([0-9]+)', endpoint.log.read_text())
+    assert set(statuses) <= {"200", "503", "499"}, set(statuses)  # 499: those that ended with the six seconds
+    assert statuses.count("499") <= 400
+    assert found["failed"], "it was no overload"
+    assert found["requests"] > 10
+    assert found["p99"] < 20 * WAIT_S  # generous: the client has one of the two cores
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        again = {"model_name": "slow", "inputs": [tensor], "raw_input_contents": [raw]}
+        assert Client(channel).call("ModelInfer", **again).model_name == "slow", "and then it is as before"
 
 
 def _lines(endpoint: Endpoint, request: str) -> str:
