@@ -1,6 +1,6 @@
 """Runs every server at once, asks each in turn, round by round, and prints the table.
 
-python -m benchmarks.serving [--rounds 5] [--seconds 2] [--only nightshift,bare] [--cache FOLDER]
+python -m benchmarks.serving [--rounds 5] [--seconds 2] [--only nightshift,bare] [--processes 1] [--cache FOLDER]
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.measure import load as machine
 from benchmarks.serving import model
-from benchmarks.serving.servers import BARE, OURS, SERVERS, Server, environment, install
+from benchmarks.serving.servers import COMPARISONS, OURS, Place, Server, chosen, environment, install
 from benchmarks.serving.table import Cell, lines, middle
 
 HERE = Path(__file__).parent
@@ -51,9 +51,13 @@ class Running:
         """CPU seconds of all its processes so far."""
         return sum(times.user + times.system for times in (one.cpu_times() for one in self.family()))
 
-    def resident(self) -> float:
-        """Resident MB of all its processes; what they share is counted once in each."""
-        return sum(one.memory_info().rss for one in self.family()) / 1e6
+    def resident(self) -> tuple[float, float]:
+        """Resident MB of all its processes: what is shared is counted whole in each (RSS), or divided (PSS).
+
+        It is divided among all processes that have it, also those of a server beside it with the same libraries.
+        """
+        found = [one.memory_full_info() for one in self.family()]
+        return sum(one.rss for one in found) / 1e6, sum(one.pss for one in found) / 1e6
 
 
 def main() -> None:
@@ -61,23 +65,27 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--seconds", type=float, default=2.0, help="of one measurement")
     arguments.add_argument("--only", default="", help="servers, by name, separated by commas")
+    arguments.add_argument("--processes", type=int, choices=(1, 2), help="only servers in so many; both if left out")
     arguments.add_argument("--cache", type=Path, default=CACHE, help="where the peers are installed, and kept")
     given = arguments.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers are stopped too
-    wanted = [server for server in SERVERS if not given.only or server.name in given.only.split(",")]
+    try:
+        wanted = chosen(given.only, given.processes)
+    except ValueError as error:
+        arguments.error(str(error))
     pythons = {}
     for server in wanted:
         python = install(server, given.cache)
         if isinstance(python, str):
-            print(f"{server.name} is left out, it cannot be installed here: {python}")
+            print(f"{server.label} is left out, it cannot be installed here: {python}")
         else:
-            pythons[server.name] = python
+            pythons[server.label] = python
     with tempfile.TemporaryDirectory(prefix="nightshift-serving-") as temporary:
         folder = Path(temporary)
         model.make(folder)
         model.requests(folder)
         key = model.release(folder)
-        with running([server for server in wanted if server.name in pythons], pythons, folder, key) as servers:
+        with running([server for server in wanted if server.label in pythons], pythons, folder, key) as servers:
             for one in servers:  # unmeasured: caches, allocators and batch sizes warm
                 for way in one.server.ways:
                     measure(one, way, 8, 1.0, folder)
@@ -92,10 +100,11 @@ def main() -> None:
                             if way in one.server.ways
                         ]
             print(f"{machine()}; {given.rounds} rounds of {given.seconds:g} s, middle values")
-            print("\n".join(lines(middle(cells), CONCURRENCIES, (OURS, BARE))))
-            print("\n| | start to first answer, s | resident after it all, MB |\n|---|---|---|")
+            print("\n".join(lines(middle(cells), CONCURRENCIES, COMPARISONS)))
+            print("\n| | start to first answer, s | RSS after it all, MB | PSS after it all, MB |\n|---|---|---|---|")
             for one in servers:
-                print(f"| {one.server.name} | {one.ready:.2f} | {one.resident():.0f} |")
+                rss, pss = one.resident()
+                print(f"| {one.server.label} | {one.ready:.2f} | {rss:.0f} | {pss:.0f} |")
 
 
 @contextmanager
@@ -105,35 +114,42 @@ def running(wanted: list[Server], pythons: dict[str, Path], folder: Path, key: s
     found = []
     try:
         for server in wanted:
-            port, grpc_port = free_ports(2)
+            home = folder / f"{server.name}-{server.processes}"
+            home.mkdir()
+            at = Place(pythons[server.label], folder, home, server.processes, *free_ports(3))
             began = time.perf_counter()
-            log = (folder / f"{server.name}.log").open("wb")
+            log = (home / "log").open("wb")
             process = subprocess.Popen(
-                server.command(pythons[server.name], folder, port, grpc_port),
-                env=environment(folder),
-                cwd=folder,
+                server.command(at),
+                env=environment(at),
+                cwd=home,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
             started.append(process)
-            one = Running(server, psutil.Process(process.pid), port, grpc_port, 0.0, key)
+            one = Running(server, psutil.Process(process.pid), at.port, at.grpc_port, 0.0, key)
             if first_answer(one, process, folder):
                 one.ready = time.perf_counter() - began
                 found.append(one)
-                print(f"{server.name}: answers after {one.ready:.2f} s", file=sys.stderr)
+                print(f"{server.label}: answers after {one.ready:.2f} s", file=sys.stderr)
             else:
-                end = (folder / f"{server.name}.log").read_text(errors="replace")[-1500:]
-                print(f"{server.name} is left out, it does not answer; the end of its log:\n{end}")
+                last = (home / "log").read_text(errors="replace")[-1500:]
+                print(f"{server.label} is left out, it does not answer; the end of its log:\n{last}")
         yield found
     finally:
         for process in started:
-            os.killpg(process.pid, signal.SIGTERM)
+            end(process, signal.SIGTERM)
         for process in started:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+            end(process, signal.SIGKILL)
+
+
+def end(process: subprocess.Popen, by: signal.Signals) -> None:
+    """The signal to the process and all that it started, as far as they are there."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, by)
 
 
 def first_answer(one: Running, process: subprocess.Popen, folder: Path) -> bool:
@@ -183,7 +199,7 @@ def measure(one: Running, way: str, concurrency: int, seconds: float, folder: Pa
     )
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return Cell(
-        one.server.name,
+        one.server.label,
         way,
         concurrency,
         found["requests"],

@@ -31,7 +31,19 @@ class Row:
     failed: int
 
 
-def middle(cells: Iterable[Cell]) -> dict[tuple[str, str, int], Row]:
+Rows = Mapping[tuple[str, str, int], Row]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the ratios: one of ours, and those over whose best it stands."""
+
+    ours: str
+    over: str  # what they are called together
+    others: Sequence[str]
+
+
+def middle(cells: Iterable[Cell]) -> Rows:
     """Rows by (way, server, concurrency)."""
     by: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in cells:
@@ -49,30 +61,27 @@ def middle(cells: Iterable[Cell]) -> dict[tuple[str, str, int], Row]:
     }
 
 
-def best_peer(rows: Mapping[tuple[str, str, int], Row], way: str, concurrency: int, ours: Sequence[str]) -> str | None:
-    """The peer with the most requests a second, however it must be asked for this way; None without one.
+def best(rows: Rows, way: str, concurrency: int, among: Sequence[str]) -> tuple[str, float] | None:
+    """Which of these answers most requests a second, and how many; None if none was asked, or none answered.
 
-    A peer that takes no binary tensors is asked for JSON by its users, so there its JSON counts.
+    Who takes no binary tensors is asked for JSON by its users, so there its JSON counts.
     """
-    rates = {}
+    rates: dict[str, float] = {}
     for (asked, server, at), row in rows.items():
-        if server not in ours and at == concurrency and (asked == way or (way == "binary" and asked == "json")):
+        if server in among and at == concurrency and (asked == way or (way == "binary" and asked == "json")):
             rates[server] = max(row.rate, rates.get(server, 0.0))
-    return max(rates, key=lambda server: rates[server]) if rates else None
+    server = max(rates, key=lambda name: rates[name], default=None)
+    return (server, rates[server]) if server and rates[server] else None
 
 
-def ratio(rows: Mapping[tuple[str, str, int], Row], way: str, concurrency: int, over: str) -> float | None:
-    """Our requests a second over another's, in the same way of asking (for binary: its better one)."""
-    ours = rows.get((way, "nightshift", concurrency))
-    others = [
-        rows[key].rate
-        for key in ((way, over, concurrency), ("json" if way == "binary" else way, over, concurrency))
-        if key in rows
-    ]
-    return ours.rate / max(others) if ours and others and max(others) else None
+def ratio(rows: Rows, way: str, concurrency: int, of: Comparison) -> tuple[float, str] | None:
+    """Our requests a second over those of the best of the others, and its name."""
+    ours = rows.get((way, of.ours, concurrency))
+    found = best(rows, way, concurrency, of.others)
+    return (ours.rate / found[1], found[0]) if ours and found else None
 
 
-def lines(rows: Mapping[tuple[str, str, int], Row], concurrencies: Sequence[int], ours: Sequence[str]) -> list[str]:
+def lines(rows: Rows, concurrencies: Sequence[int], comparisons: Sequence[Comparison]) -> list[str]:
     """Markdown: a table a way, then the ratios."""
     text = []
     at = "/".join(map(str, concurrencies))
@@ -92,18 +101,17 @@ def lines(rows: Mapping[tuple[str, str, int], Row], concurrencies: Sequence[int]
                 str(sum(row.failed for row in found)),
             ]
             text.append(f"| {server} | " + " | ".join(cells) + " |")
-    text += ["", f"| requests a second of ours over | {' | '.join(f'c={c}' for c in concurrencies)} |"]
-    text.append("|---" * (len(concurrencies) + 1) + "|")
+    return text + _ratios(rows, concurrencies, comparisons)
+
+
+def _ratios(rows: Rows, concurrencies: Sequence[int], comparisons: Sequence[Comparison]) -> list[str]:
+    """A row a way and comparison of which there are figures; nothing without any."""
+    text = []
     for way in dict.fromkeys(key[0] for key in rows):
-        best = []
-        for concurrency in concurrencies:
-            peer = best_peer(rows, way, concurrency, ours)
-            value = ratio(rows, way, concurrency, peer) if peer else None
-            best.append(f"{value:.2f} ({peer})" if value else "-")
-        text.append(f"| the best peer, {way} | {' | '.join(best)} |")
-        bare = [ratio(rows, way, concurrency, "bare") if way != "grpc" else None for concurrency in concurrencies]
-        if any(bare):
-            text.append(
-                f"| the bare program, {way} | {' | '.join(f'{value:.2f}' if value else '-' for value in bare)} |"
-            )
-    return text
+        for of in comparisons:
+            ratios = [ratio(rows, way, concurrency, of) for concurrency in concurrencies]
+            if any(ratios):
+                cells = [f"{found[0]:.2f} ({found[1]})" if found else "-" for found in ratios]
+                text.append(f"| {of.ours} over {of.over}, {way} | {' | '.join(cells)} |")
+    head = f"| requests a second | {' | '.join(f'c={c}' for c in concurrencies)} |"
+    return ["", head, "|---" * (len(concurrencies) + 1) + "|", *text] if text else []

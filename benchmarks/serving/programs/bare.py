@@ -1,6 +1,7 @@
 """The limit: the same HTTP server and parser as Nightshift's endpoint, one call of ONNX Runtime, and nothing else."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import uvloop
 
 from nightshift.serving.http1 import Answer, Request, Server
 
-folder, port = Path(sys.argv[1]), int(sys.argv[2])
+folder, port, processes = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["PROCESSES"])
+for _ in range(processes - 1):
+    if os.fork() == 0:
+        break
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
@@ -48,7 +52,7 @@ async def answer(request: Request) -> Answer:
 
 
 async def main() -> None:
-    await Server(answer, most=1000).listen("127.0.0.1", port, None, shared=False)
+    await Server(answer, most=1000).listen("127.0.0.1", port, None, shared=processes > 1)
     await asyncio.Event().wait()
 
 

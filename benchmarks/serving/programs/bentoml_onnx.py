@@ -1,4 +1,4 @@
-"""BentoML with ONNX Runtime; `bentoml serve` imports it, so the folder comes from the environment."""
+"""BentoML with ONNX Runtime; `bentoml serve` imports it, so all comes from the environment."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 
-@bentoml.service(workers=1)
+@bentoml.service(workers=int(os.environ["PROCESSES"]))
 class Cnn:
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()

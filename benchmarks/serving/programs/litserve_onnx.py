@@ -1,5 +1,6 @@
 """LitServe with ONNX Runtime."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import litserve
 import numpy as np
 import onnxruntime
 
-folder, port = Path(sys.argv[1]), int(sys.argv[2])
+folder, port, processes = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["PROCESSES"])
 
 
 class Cnn(litserve.LitAPI):
@@ -27,5 +28,6 @@ class Cnn(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Cnn(), accelerator="cpu")
-    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning")
+    server = litserve.LitServer(Cnn(), accelerator="cpu", workers_per_device=processes)
+    where = {"host": "127.0.0.1", "port": port, "num_api_servers": processes}
+    server.run(**where, generate_client_file=False, log_level="warning")
