@@ -9,6 +9,7 @@ from nightshift.serving.model import LoadedModel
 
 if TYPE_CHECKING:
     from nightshift.serving.inference import Lane
+    from nightshift.serving.keys import Key
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class Call:
     started: float
     arrived: float = 0.0  # when its body was whole; 0: with its headers
     key: str | None = None  # the API key's name
+    known: "Key | None" = None  # that key, once it was found to be valid
     counted: bool = False  # against that key's quota
     model: LoadedModel | None = None
     lane: "Lane | None" = None  # where it is counted among those that the model has to answer

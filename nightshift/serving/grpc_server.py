@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -317,11 +318,16 @@ def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> list[tuple[bytes, 
     if call.error:
         found.append(("grpc-message", quote(call.error, safe=_PLAIN)))
     found.append(("x-request-id", call.id))
-    if call.model is not None and call.status not in (401, 403):
-        found += [("nightshift-model", call.model.name), ("nightshift-digest", call.model.digest)]
-        if call.role:
-            found.append(("nightshift-role", call.role))
     for name, value in more:
         if name == "retry-after":  # no other header of a refusal may stand behind a body
             found += [(name, value), ("grpc-retry-pushback-ms", str(1000 * int(value)))]
-    return [(name.encode(), value.encode("latin-1")) for name, value in found]
+    trailers = [(name.encode(), value.encode()) for name, value in found]
+    if call.model is not None and call.status not in (401, 403):
+        trailers += _answered_by(call.model.name, call.model.digest, call.role)
+    return trailers
+
+
+@lru_cache(100)
+def _answered_by(model: str, digest: str, role: str) -> tuple[tuple[bytes, bytes], ...]:
+    said = (("model", model), ("digest", digest), ("role", role))
+    return tuple((f"nightshift-{name}".encode(), value.encode()) for name, value in said if value)

@@ -107,10 +107,11 @@ class Guard:
             raise _unauthorized(f"the API key {key.name} was revoked; ask whoever gave it to you for another")
         if key.expires and datetime.now(UTC) >= key.expires:
             raise _unauthorized(f"the API key {key.name} expired at {key.expires:%Y-%m-%d %H:%M} UTC; ask for another")
+        call.known = key
         return key
 
     def _check_key(self, call: Call, need: str, header: Header) -> None:
-        key = self.knock(call, need, header)
+        key = call.known or self.knock(call, need, header)
         if key is None:
             return
         if need != "infer":
