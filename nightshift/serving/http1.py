@@ -38,6 +38,7 @@ _DRAIN_S = 0.5  # in which the rest of a refused body is still taken: its sender
 _DRAINED = 1 << 20  # bytes of it
 _LINGER_S = 1.0  # that a connection which failed stays open for its last answer to arrive
 _TICK_S = 0.25
+_AT_ONCE = 256  # connections that are accepted in one turn of the loop
 _CROWDED = 0.75  # of the connections that there may be: from here on who got an answer has to leave
 _NEVER = float("inf")
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
@@ -96,8 +97,8 @@ class Server:
         self.tls: ssl.SSLContext | None = None
         self._most = most
         self._socket: socket.socket
-        self._accepting: asyncio.Server | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._accepting = False
+        self._opening: set[asyncio.Task[None]] = set()
         self._gone = asyncio.Event()
 
     @property
@@ -112,14 +113,16 @@ class Server:
             self.tls.load_cert_chain(*tls)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=self._most, reuse_port=shared)
-        await self._accept()
+        self._socket.setblocking(False)
+        self._accept(True)
         self._tick()
 
     async def close(self, patience_s: float) -> None:
         """Accept nothing more, let what is under way be answered, and return when all have left or it took too long."""
-        self.closing = True
-        self._socket.close()
-        self._pause()
+        if not self.closing:
+            self.closing = True
+            self._accept(False)
+            self._socket.close()
         for connection in list(self.connections):
             connection.leave()
         if self.connections:
@@ -131,26 +134,48 @@ class Server:
 
     def made(self, connection: "Connection") -> None:
         self.connections.add(connection)
-        if len(self.connections) >= self._most:
-            self._pause()
+        if self.closing:
+            connection.leave()
 
     def lost(self, connection: "Connection") -> None:
         self.connections.discard(connection)
         if self.closing and not self.connections:
             self._gone.set()
 
-    async def _accept(self) -> None:
-        # A socket of the same queue: closing it closes the door, not the queue.
-        more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": HEAD_S} if self.tls else {}
+    def _accept(self, wanted: bool) -> None:
+        self._accepting = wanted
         loop = asyncio.get_running_loop()
-        self._accepting = await loop.create_server(
-            lambda: Connection(self), sock=self._socket.dup(), backlog=self._most, **more
-        )
+        if wanted:
+            loop.add_reader(self._socket, self._welcome)
+        else:
+            loop.remove_reader(self._socket)
 
-    def _pause(self) -> None:
-        if self._accepting:
-            self._accepting.close()
-            self._accepting = None
+    def _welcome(self) -> None:
+        """Accept who waits, many at once: uvloop's own server accepts one a turn, and under load turns are long."""
+        loop = asyncio.get_running_loop()
+        for _ in range(_AT_ONCE):
+            if len(self.connections) + len(self._opening) >= self._most:
+                self._accept(False)
+                return
+            try:
+                accepted, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # of files, for one
+                log.warning("no connection can be accepted: %s", error)
+                self._accept(False)
+                return
+            accepted.setblocking(False)
+            more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": HEAD_S} if self.tls else {}
+            task = loop.create_task(self._open(accepted, more))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, accepted: socket.socket, more: dict[str, Any]) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(self), accepted, **more)
+        except OSError:  # it left again, or speaks no TLS
+            accepted.close()
 
     def _tick(self) -> None:
         self.date = f"date: {formatdate(usegmt=True)}\r\n"
@@ -158,10 +183,9 @@ class Server:
         for connection in list(self.connections):
             if connection.until < now:
                 connection.late()
-        loop = asyncio.get_running_loop()
-        if self._accepting is None and not self.closing and len(self.connections) < self._most:
-            self._opening = loop.create_task(self._accept())
-        loop.call_later(_TICK_S, self._tick)
+        if not (self._accepting or self.closing):
+            self._accept(True)
+        asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
 
 class Connection(asyncio.Protocol):

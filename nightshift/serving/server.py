@@ -123,7 +123,6 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     await http.listen(host, port, tls, shared=settings.count > 1)
-    doorkeeper = loop.create_task(rest.front.door.watch(host, port, tls is not None))
     await follower.peers.listen()
     follower.start()
     guard.start()
@@ -139,7 +138,6 @@ async def _serve(rest: Rest, settings: Settings) -> None:
             )
             await beside.enter_async_context(listening)
         await stopping.wait()
-        doorkeeper.cancel()
         await http.close(_PATIENCE_S)
     follower.stop()
     guard.stop()
@@ -154,11 +152,11 @@ def _connections() -> int:
     """How many connections this process may hold: each is an open file, of which it allows itself more if it can."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed, most = (limit if limit != resource.RLIM_INFINITY else 1 << 20 for limit in limits)
-    wanted = 2 * _CONNECTIONS + _OTHER_FILES  # a whole queue can be accepted at once
+    wanted = _CONNECTIONS + _OTHER_FILES
     if allowed < wanted:
         allowed = min(wanted, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, limits[1]))
-    return max(1, min(_CONNECTIONS, (allowed - _OTHER_FILES) // 2))
+    return max(1, min(_CONNECTIONS, allowed - _OTHER_FILES))
 
 
 def _handler(rest: Rest) -> Handler:
@@ -166,15 +164,9 @@ def _handler(rest: Rest) -> Handler:
     door = rest.front.door
 
     def handle(request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        path = request.path
-        if path.endswith(("/infer", ":predict")):
-            if door.refuses():
-                identity = ("x-request-id", request_id(request.header("x-request-id")))
-                said = [("content-type", "application/json"), ("retry-after", "1"), identity]
-                return Answer(503, _REFUSED, said)
-        elif path == door.path:
-            door.turn()
-            return Answer(204, b"")
+        if request.path.endswith(("/infer", ":predict")) and door.refuses():
+            identity = ("x-request-id", request_id(request.header("x-request-id")))
+            return Answer(503, _REFUSED, [("content-type", "application/json"), ("retry-after", "1"), identity])
         return rest.answer(request)
 
     return handle

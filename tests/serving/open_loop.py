@@ -40,7 +40,10 @@ async def main(port: int, path: str, body: bytes, rate: float, seconds: float) -
             taken.append(time.perf_counter() - started)
         if status == "503" and b"retry-after: 1" not in lower:
             counts["503 without retry-after"] += 1
-        idle.append((reader, writer))
+        if b"connection: close" in lower:
+            writer.close()
+        else:
+            idle.append((reader, writer))
 
     began = time.perf_counter()
     tasks = set()

@@ -4,52 +4,74 @@ import asyncio
 import json
 import resource
 import time
+from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from nightshift.serving.bodies import ROOM, Body, Room
 from nightshift.serving.call import Call
-from nightshift.serving.door import LATE_S, MANY, Door
+from nightshift.serving.door import MANY, TURN_S, Door
 from nightshift.serving.tensors import RequestError
-from tests.serving.world import ADMIN, IMAGE, World, wait_for
-
-SECOND = 1.0
+from tests.serving.world import ADMIN, IMAGE, World
 
 
-def judged(door: Door, waited: float, came: int) -> float:
-    """The share after one second in which so many came and a turn was waited for so long."""
-    now = door._judged + SECOND
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The door's own, which stands still until it is moved."""
+    moved = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("nightshift.serving.door.time", SimpleNamespace(perf_counter=lambda: moved.now))
+    return moved
+
+
+async def turn(door: Door, clock: SimpleNamespace, came: int, seconds: float) -> list[bool]:
+    """Who is refused of so many that one turn of the event loop has ready, at so many seconds each."""
+    found = []
     for _ in range(came):
-        door.refuses()
-    door.judge(waited, now)
-    return door.share
+        found.append(door.refuses())
+        clock.now += seconds
+    await asyncio.sleep(0)
+    return found
 
 
-def test_a_queue_lets_in_less_each_round_and_more_again_when_it_is_gone() -> None:
-    door = Door()
-    shares = [judged(door, 2 * LATE_S, 100 * MANY) for _ in range(5)]
-    assert shares == sorted(shares, reverse=True)
-    assert 0 < shares[-1] < 0.5
-    refused = door.refused
-    assert refused > 0
-    back = [judged(door, LATE_S / 2, 10) for _ in range(60)]
-    assert back == sorted(back)
-    assert back[-1] == 1
-    assert not any(door.refuses() for _ in range(100))
+def test_what_a_long_turn_has_not_read_in_time_is_refused_and_the_next_turn_begins_anew(clock) -> None:
+    async def work() -> None:
+        door = Door()
+        found = await turn(door, clock, 200, 0.001)
+        assert found == sorted(found), "who is read first is let in"
+        assert found.count(False) == pytest.approx(TURN_S / 0.001, abs=2)
+        assert door.refused == found.count(True)
+        assert not any(await turn(door, clock, 50, 0.001))
+
+    asyncio.run(work())
 
 
-def test_some_are_let_in_however_long_it_lasts() -> None:
-    door = Door()
-    for _ in range(1000):
-        judged(door, 100.0, 100 * MANY)
-    assert sum(not door.refuses() for _ in range(10_000)) > 20
+def test_a_slow_machine_with_few_requests_refuses_none(clock) -> None:
+    async def work() -> None:
+        door = Door()
+        for _ in range(5):
+            assert not any(await turn(door, clock, MANY, 1.0))
+        assert (await turn(door, clock, MANY + 1, 1.0))[-1]
+
+    asyncio.run(work())
 
 
-def test_a_slow_machine_with_few_requests_refuses_none() -> None:
-    door = Door()
-    assert judged(door, 5.0, int(MANY / 5.0)) == 1
-    assert judged(door, LATE_S / 2, 1000 * MANY) == 1
+def test_the_log_says_when_refusing_begins_and_when_it_is_over(
+    clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("nightshift.serving.door._CALM_S", 0.02)
+
+    async def work() -> None:
+        door = Door()
+        for _ in range(3):
+            await turn(door, clock, 200, 0.001)
+        assert len(caplog.messages) == 1
+        while len(caplog.messages) < 2:
+            await asyncio.sleep(0.01)
+        assert f"{door.refused} were refused" in caplog.messages[1]
+        await turn(door, clock, 200, 0.001)
+        assert len(caplog.messages) == 3, "it began again"
+
+    asyncio.run(work())
 
 
 def call() -> Call:
@@ -105,26 +127,6 @@ def test_room_is_given_back_by_answers_of_all_kinds(served) -> None:
     for _ in range(ROOM // len(huge) + 2):  # more in all than there is room for at once
         assert endpoint.client.post("/v2/models/toy/infer", content=huge).status_code == 400
     assert endpoint.infer().json() == before.json()
-
-
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_each_process_hears_its_own_question(world: World, start, processes: str) -> None:
-    """What it waits for is its own turn: one that is stopped does not make another refuse."""
-    digest = world.publish()
-    world.order(digest, "proven")
-    endpoint = start(options=("--processes", processes))
-    endpoint.wait_serving(digest)
-    pids = [each["pid"] for each in endpoint.status()["processes"]]
-    assert len(pids) == int(processes)
-
-    def own(pid: int) -> bool:
-        """Whether it has a connection of both of whose ends it is the owner."""
-        found = [each for each in psutil.Process(pid).net_connections("tcp") if each.status == "ESTABLISHED"]
-        ends = {(each.laddr, each.raddr) for each in found}
-        return any((far, near) in ends for near, far in ends)
-
-    for pid in pids:
-        wait_for(lambda pid=pid: own(pid))
 
 
 def test_metrics_count_what_the_door_refuses(served) -> None:

@@ -1,12 +1,12 @@
 """Five times what it can do: what is accepted is answered soon, all else is refused at once."""
 
+import asyncio
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
@@ -18,63 +18,55 @@ pytestmark = pytest.mark.long
 
 
 @pytest.mark.timeout(600)
-def test_a_fast_model_answers_or_refuses_everybody_in_time(world: World, start) -> None:
-    """Its requests run in the event loop, where nobody can count what waits in the sockets."""
-    make_slow_release(world.folder / "slow", layers=60)  # about a millisecond
+@pytest.mark.parametrize("layers", [60, 200])  # about a millisecond, in the event loop; about five, in threads
+def test_what_is_accepted_keeps_its_latency_at_five_times_the_capacity(world: World, start, layers: int) -> None:
+    make_slow_release(world.folder / "slow", layers=layers)
     digest = world.registry.publish(world.folder / "slow")
     world.order(digest, "proven", model="slow")
     endpoint: Endpoint = start(options=("--log-level", "warning"))
     endpoint.wait_serving(digest, "slow")
     assert endpoint.process
     process = psutil.Process(endpoint.process.pid)
-    overload(endpoint, world.folder, 2500, 6)  # whatever grows once, grows now
-    resident = process.memory_info().rss
-    found = overload(endpoint, world.folder, 2500, 10)
-    counts, taken = found["counts"], found["taken"]
-    print(f"{counts}; p50 {taken[len(taken) // 2] * 1e3:.0f} ms, p99 {taken[int(len(taken) * 0.99)] * 1e3:.0f} ms, "
-          f"{found['seconds']:.1f} s")  # fmt: skip
-    assert set(counts) <= {"200", "503"}, counts  # nobody waits in vain
-    assert counts["200"] > 100
-    assert process.memory_info().rss - resident < 100 << 20
-    assert endpoint.infer("slow", inputs=[ROW]).status_code == 200, "and then it is as before"
-
-
-@pytest.mark.timeout(600)
-def test_what_is_accepted_keeps_its_latency_at_five_times_the_capacity(world: World, start) -> None:
-    make_slow_release(world.folder / "slow", layers=200)
-    digest = world.registry.publish(world.folder / "slow")
-    world.order(digest, "proven", model="slow")
-    endpoint: Endpoint = start()
-    endpoint.wait_serving(digest, "slow")
-    assert endpoint.process
-    process = psutil.Process(endpoint.process.pid)
-    alone, capacity = closed_loop(endpoint)
+    alone, _ = closed_loop(endpoint, 1)
+    _, capacity = closed_loop(endpoint, 8)
     overload(endpoint, world.folder, 5 * capacity, 4)  # whatever grows once, grows now
     resident = process.memory_info().rss
     found = overload(endpoint, world.folder, 5 * capacity, 10)
     counts, taken = found["counts"], found["taken"]
     print(f"alone {alone * 1e3:.1f} ms, {capacity:.0f}/s; {counts}; p50 {taken[len(taken) // 2] * 1e3:.0f} ms, "
           f"p99 {taken[int(len(taken) * 0.99)] * 1e3:.0f} ms, {found['seconds']:.1f} s")  # fmt: skip
-    assert set(counts) <= {"200", "503"}, counts
+    assert set(counts) <= {"200", "503"}, counts  # nobody waits in vain
     assert counts["503"] > counts["200"], "it was no overload"
-    assert counts["200"] / found["seconds"] > capacity / 10, "refusing is all that it does"
+    assert counts["200"] / found["seconds"] > capacity / 20, "refusing is all that it does"
     # The client shares the cores, so this is generous: a queue of 256 had a median of five seconds here.
     assert taken[int(len(taken) * 0.95)] < 10 * (WAIT_S + alone)
-    assert process.memory_info().rss - resident < 40 << 20
+    assert process.memory_info().rss - resident < 60 << 20
     assert endpoint.infer("slow", inputs=[ROW]).status_code == 200, "and then it is as before"
 
 
-def closed_loop(endpoint: Endpoint, seconds: float = 3.0) -> tuple[float, float]:
-    """Seconds of a request alone, and how many such requests a second it answers, one at a time."""
-    taken = []
-    with httpx.Client(base_url=endpoint.url, timeout=30) as client:
+def closed_loop(endpoint: Endpoint, connections: int, seconds: float = 3.0) -> tuple[float, float]:
+    """The middle of the seconds of a request, and the requests a second, of so many connections that ask in turn."""
+    body = json.dumps({"inputs": [ROW]}).encode()
+    head = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    taken: list[float] = []
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
         until = time.monotonic() + seconds
-        while time.monotonic() < until or len(taken) < 5:
+        while time.monotonic() < until:
             started = time.perf_counter()
-            client.post("/v2/models/slow/infer", json={"inputs": [ROW]}).raise_for_status()
+            writer.write(head + body)
+            said = (await reader.readuntil(b"\r\n\r\n")).lower()
+            assert said.startswith(b"http/1.1 200 "), said
+            await reader.readexactly(int(said.split(b"content-length:")[1].split(b"\r\n")[0]))
             taken.append(time.perf_counter() - started)
-    middle = sorted(taken)[len(taken) // 2]
-    return middle, 1 / middle
+        writer.close()
+
+    async def all_ask() -> None:
+        await asyncio.gather(*(ask() for _ in range(connections)))
+
+    asyncio.run(all_ask())
+    return sorted(taken)[len(taken) // 2], len(taken) / seconds
 
 
 def overload(endpoint: Endpoint, folder: Path, rate: float, seconds: float) -> dict:
