@@ -4,11 +4,11 @@ A request is counted from its headers on. Were it counted when its body is whole
 sockets; were the bound a number of requests, what suits a model of 0.2 ms would be fifteen seconds of work for one of
 60 ms. So each model has a lane that knows what a request costs, and refuses at the headers what would wait too long.
 
-Models of up to 2 ms run in the event loop. The first request of a turn of it runs at once, and all others that the turn
-has made ready run as one batch: nobody waits for a batch to fill, and who is alone waits for nothing. It is not only
-the program that is cheaper so (46 to 37 µs an item for a small convolutional network): between two runs of it the
-caches would be filled with something else (198 to 159 µs a request at 32 connections). Slower models run in threads,
-one per core; ONNX Runtime lets go of the lock.
+Models of up to 2 ms run in the event loop, and of these all requests that one turn of it has made ready run as one
+batch: nobody waits for a batch to fill. Who was alone in the turn before is likely to be so again, and waits for nothing.
+It is not only the program that is cheaper so (46 to 37 µs an item for a small convolutional network): between two runs
+of it the caches would be filled with something else (198 to 159 µs a request at 32 connections). Slower models run in
+threads, one per core; ONNX Runtime lets go of the lock.
 """
 
 import asyncio
@@ -57,10 +57,17 @@ class Lane:
         self.left = 0.0  # when the last one was answered
         self.waiting: deque[_Asked] = deque()
         self.flush_at_end = False
-        self.has_run = False  # in this turn of the loop
+        self.came = self.came_before = 0  # requests of this turn of the loop, and of the last one that had any
 
     def next_turn(self) -> None:
-        self.has_run = False
+        self.came_before, self.came = self.came, 0
+
+    def is_shared(self) -> bool:
+        """Whether the request that wants to run now is likely to have company in this turn."""
+        self.came += 1
+        if self.came == 1:
+            asyncio.get_running_loop().call_soon(self.next_turn)
+        return self.came > 1 or self.came_before > 1 or bool(self.waiting)
 
     def learn(self, items: int, seconds: float) -> None:
         self.cost += _FORGET * (seconds / max(items, 1) - self.cost)
@@ -124,7 +131,7 @@ class Inference:
         call.items, call.inputs = batch_of(arrays), arrays
         if lane.cost * call.items > _INLINE_S:
             results = await self._in_thread(model, lane, call, arrays, names, timeout)
-        elif model.can_batch and (lane.has_run or lane.waiting):
+        elif model.can_batch and lane.is_shared():
             ready = asyncio.get_running_loop().create_future()
             lane.waiting.append(_Asked(call, arrays, tuple(names), ready, time.perf_counter(), timeout))
             if not lane.flush_at_end:
@@ -136,8 +143,6 @@ class Inference:
             results, spent = _run_alone(model, arrays, names)
             call.computed, call.batch = time.perf_counter() - started, call.items
             lane.learn(call.items, spent)
-            lane.has_run = True
-            asyncio.get_running_loop().call_soon(lane.next_turn)
         call.outputs = dict(zip(names, results, strict=True))
         return results
 

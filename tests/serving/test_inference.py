@@ -1,4 +1,4 @@
-"""The first request runs at once; those that are ready with it run together, and each gets its own answer."""
+"""Those that are ready together run together and each gets its own answer; who is alone runs at once."""
 
 import asyncio
 import time
@@ -36,15 +36,26 @@ async def asked(inference: Inference, model: LoadedModel, arrays: dict[str, np.n
     return call, found
 
 
-def test_who_comes_first_runs_at_once_and_those_with_it_as_one_batch_in_which_each_has_its_own_rows(model: LoadedModel):
+def test_those_that_are_ready_together_run_as_one_batch_in_which_each_has_its_own_rows(model: LoadedModel):
     asks = [image(7), image(3), image(200, items=2), image(90)]
 
-    async def together() -> list[tuple[Call, np.ndarray]]:
+    async def together() -> tuple[list[tuple[Call, np.ndarray]], ...]:
         inference = Inference()
-        return await asyncio.gather(*(asked(inference, model, arrays) for arrays in asks))
 
-    found = asyncio.run(together())
-    assert [(call.items, call.batch) for call, _ in found] == [(1, 1), (1, 4), (2, 4), (1, 4)]
+        async def all_ask() -> list[tuple[Call, np.ndarray]]:
+            return await asyncio.gather(*(asked(inference, model, arrays) for arrays in asks))
+
+        first, found, alone = await all_ask(), await all_ask(), []
+        for _ in range(2):
+            alone += [await asked(inference, model, asks[0])]
+        return first, found, alone
+
+    first, found, alone = asyncio.run(together())
+    assert [(call.items, call.batch) for call, _ in first] == [(1, 1), (1, 4), (2, 4), (1, 4)], (
+        "who knew of the others?"
+    )
+    assert [(call.items, call.batch) for call, _ in found] == [(1, 5), (1, 5), (2, 5), (1, 5)]
+    assert [(call.batch, call.waited > 0) for call, _ in alone] == [(1, True), (1, False)]
     for arrays, (_, answer) in zip(asks, found, strict=True):
         np.testing.assert_allclose(answer, model.run(arrays, list(model.outputs))[0], atol=1e-6)
 
