@@ -5,10 +5,10 @@ sockets; were the bound a number of requests, what suits a model of 0.2 ms would
 60 ms. So each model has a lane that knows what a request costs, and refuses at the headers what would wait too long.
 
 Models of up to 2 ms run in the event loop, and of these all requests that one turn of it has made ready run as one
-batch: nobody waits for a batch to fill. Who was alone in the turn before is likely to be so again, and waits for nothing.
-It is not only the program that is cheaper so (46 to 37 µs an item for a small convolutional network): between two runs
-of it the caches would be filled with something else (198 to 159 µs a request at 32 connections). Slower models run in
-threads, one per core; ONNX Runtime lets go of the lock.
+batch: nobody waits for a batch to fill. Who was alone in the turn before is likely to be so again, and waits for
+nothing. It is not only the program that is cheaper so (46 to 37 µs an item for a small convolutional network): between
+two runs of it the caches would be filled with something else (198 to 159 µs a request at 32 connections). Slower models
+run in threads, one per core; ONNX Runtime lets go of the lock.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 async def main(port: int, path: str, body: bytes, rate: float, seconds: float) -> dict:

@@ -329,7 +329,7 @@ def test_who_hangs_up_is_logged_as_that_and_leaves_nothing_behind(served, client
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("layers", [60, 200])  # about a millisecond, in the event loop, and five, in threads
+@pytest.mark.parametrize("layers", [30, 200])  # about a millisecond, in the event loop, and five, in threads
 def test_too_many_at_once_are_answered_or_refused_and_who_is_answered_waits_not_long(
     world: World, start, layers: int
 ) -> None:

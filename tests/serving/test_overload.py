@@ -1,6 +1,7 @@
 """Five times what it can do: what is accepted is answered soon, all else is refused at once."""
 
 import asyncio
+import http.client
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.long
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("layers", [60, 200])  # about a millisecond, in the event loop; about five, in threads
+@pytest.mark.parametrize("layers", [30, 200])  # about a millisecond, in the event loop; about five, in threads
 def test_what_is_accepted_keeps_its_latency_at_five_times_the_capacity(world: World, start, layers: int) -> None:
     make_slow_release(world.folder / "slow", layers=layers)
     digest = world.registry.publish(world.folder / "slow")
@@ -32,14 +33,15 @@ def test_what_is_accepted_keeps_its_latency_at_five_times_the_capacity(world: Wo
     overload(endpoint, world.folder, 5 * capacity, 4)  # whatever grows once, grows now
     resident = process.memory_info().rss
     found = overload(endpoint, world.folder, 5 * capacity, 10)
-    counts, taken = found["counts"], found["taken"]
+    counts, taken, beside = found["counts"], found["taken"], found["beside"]
     print(f"alone {alone * 1e3:.1f} ms, {capacity:.0f}/s; {counts}; p50 {taken[len(taken) // 2] * 1e3:.0f} ms, "
-          f"p99 {taken[int(len(taken) * 0.99)] * 1e3:.0f} ms, {found['seconds']:.1f} s")  # fmt: skip
+          f"p99 {taken[int(len(taken) * 0.99)] * 1e3:.0f} ms, {found['seconds']:.1f} s; "
+          f"beside {len(beside)}, p95 {beside[int(len(beside) * 0.95)] * 1e3:.0f} ms")  # fmt: skip
     assert set(counts) <= {"200", "503"}, counts  # nobody waits in vain
     assert counts["503"] > counts["200"], "it was no overload"
     assert counts["200"] / found["seconds"] > capacity / 20, "refusing is all that it does"
-    # The client shares the cores, so this is generous: a queue of 256 had a median of five seconds here.
-    assert taken[int(len(taken) * 0.95)] < 10 * (WAIT_S + alone)
+    # Both clients share the cores, so this is generous: a queue of 256 had a median of five seconds here.
+    assert beside[int(len(beside) * 0.95)] < 10 * (WAIT_S + alone)
     assert process.memory_info().rss - resident < 60 << 20
     assert endpoint.infer("slow", inputs=[ROW]).status_code == 200, "and then it is as before"
 
@@ -70,8 +72,25 @@ def closed_loop(endpoint: Endpoint, connections: int, seconds: float = 3.0) -> t
 
 
 def overload(endpoint: Endpoint, folder: Path, rate: float, seconds: float) -> dict:
+    """What became of so many a second; as ``beside``, the seconds of each answer to one who asks in turn meanwhile:
+    whoever sends thousands a second on a busy machine also waits for himself.
+    """
     body = folder / "body.json"
     body.write_text(json.dumps({"inputs": [ROW]}))
     command = [sys.executable, "-m", "tests.serving.open_loop", str(endpoint.port), "/v2/models/slow/infer"]
-    done = subprocess.run([*command, str(body), str(rate), str(seconds)], capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+    beside = []
+    with (folder / "found.json").open("w+") as found:
+        running = subprocess.Popen([*command, str(body), str(rate), str(seconds)], stdout=found)
+        connection = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=60)
+        while running.poll() is None:
+            started = time.perf_counter()
+            connection.request("POST", "/v2/models/slow/infer", body.read_bytes())
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status in (200, 503)
+            if answer.status == 200:
+                beside.append(time.perf_counter() - started)
+            time.sleep(0.02)
+        assert running.returncode == 0
+        found.seek(0)
+        return {**json.load(found), "beside": sorted(beside)}
