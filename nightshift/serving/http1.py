@@ -178,6 +178,7 @@ class Server:
             accepted.close()
 
     def _tick(self) -> None:
+        asyncio.get_running_loop().call_later(_TICK_S, self._tick)
         self.date = f"date: {formatdate(usegmt=True)}\r\n"
         now = time.monotonic()
         for connection in list(self.connections):
@@ -185,7 +186,6 @@ class Server:
                 connection.late()
         if not (self._accepting or self.closing):
             self._accept(True)
-        asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
 
 class Connection(asyncio.Protocol):
@@ -382,6 +382,8 @@ class Connection(asyncio.Protocol):
             self.until = time.monotonic() + BODY_TIMEOUT_S
             if request.asks_first:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif waits is None:  # for the next turn only
+            asyncio.get_running_loop().call_soon(self._run, request)
         else:
             self.until = _NEVER
             waits._asyncio_future_blocking = False  # as a task does with what it waits for

@@ -43,6 +43,7 @@ class World:
                 await self.gate.wait()
             data = await request.body.read(call, self.room)
             if request.path == "/wait":
+                await asyncio.sleep(0)
                 await self.gate.wait()
         except RequestError as error:
             return self.answer(request, error.status, error.message.encode())
