@@ -129,8 +129,8 @@ def _too_big() -> RequestError:
     return RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
 
 
-def inflate(data: bytes, encoding: str | None) -> bytes:
-    """The body as it was before ``Content-Encoding``. Raises RequestError 415, 400, and 413 for a bomb."""
+def inflate(data: bytes, encoding: str | None, most: int = MAX_BODY) -> bytes:
+    """The body as it was before ``Content-Encoding``, ``most`` bytes. Raises RequestError 415, 400, 413 for a bomb."""
     if encoding is None or encoding.strip().lower() in ("", "identity"):
         return data
     wbits = _WBITS.get(encoding.strip().lower())
@@ -138,11 +138,11 @@ def inflate(data: bytes, encoding: str | None) -> bytes:
         raise RequestError(415, f"content-encoding {encoding[:40]!r} is not understood; send gzip, deflate or none")
     reader = zlib.decompressobj(wbits)
     try:
-        found = reader.decompress(data, MAX_BODY + 1)
+        found = reader.decompress(data, most + 1)
     except zlib.error as error:
         raise RequestError(400, f"the body is not {encoding}: {error}") from None
-    if len(found) > MAX_BODY:
-        raise RequestError(413, f"the body inflates to more than {MAX_BODY >> 20} MiB; send the batch in parts")
+    if len(found) > most:
+        raise RequestError(413, f"the body inflates to more than {most:,} bytes; send the batch in parts")
     if not reader.eof or reader.unused_data:
         raise RequestError(400, f"the body is not one whole {encoding} stream")
     return found

@@ -38,6 +38,8 @@ _WINDOW = 1 << 20  # bytes that a connection may send before they are asked for
 _UNTAKEN_S = 30.0  # for an answer to be taken
 _IDLE_S = 600.0  # that a connection may have no call; a client's library makes a new one unnoticed
 _GRACE_S = 30.0  # for what is under way when the endpoint stops
+_SMALL, _SMALL_S = 64 << 10, 2.0  # bytes and seconds of a message that needs no key, which is a name or two
+_LONGEST = 1000  # characters of a fault: some quote what the client sent, and its library takes 8 KiB of trailers
 _PREFIX = 5  # bytes before a message: whether it is compressed, and its length
 _CODES = {  # of gRPC, by the HTTP status of the same fault
     200: 0,  # OK
@@ -143,31 +145,37 @@ class Grpc:
 
     async def _message(self, call: Call, encoding: str | None, receive: h2corn.Receive) -> bytes:
         """The one message of a call, which has room as it comes. RequestError 400, 408, 413, 415 or 503."""
-        room, data = self.front.room, b""
+        room, most = self.front.room, MAX_BODY if call.verb == "infer" else _SMALL
+        data: bytes | bytearray = b""
         size: int | None = None
+        patience = BODY_TIMEOUT_S if call.verb == "infer" else _SMALL_S
         try:
-            with _Patience(BODY_TIMEOUT_S):
+            with _Patience(patience):
                 while size is None or len(data) < _PREFIX + size:
                     event = await receive()
                     if event["type"] != "http.request":
                         raise RequestError(400, "the caller hung up")
                     if piece := event.get("body", b""):
                         room.take(call, len(piece))
-                        data = data + piece if data else piece
+                        if not data:
+                            data = piece
+                        else:  # one buffer: to add to bytes would copy all that came, each time
+                            data = data if isinstance(data, bytearray) else bytearray(data)
+                            data += piece
                     if size is None and len(data) >= _PREFIX:
                         size = int.from_bytes(data[1:_PREFIX], "big")
-                        if size > MAX_BODY:
-                            raise RequestError(413, f"the message is larger than max ({size} against {MAX_BODY} bytes)")
+                        if size > most:
+                            raise RequestError(413, f"the message is larger than max ({size} against {most} bytes)")
                     if not event.get("more_body"):
                         break
         except TimeoutError:
-            raise RequestError(408, f"the message did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+            raise RequestError(408, f"the message did not arrive within {patience:.0f} s") from None
         if size is None or len(data) < _PREFIX + size:
             raise RequestError(400, "the call ended without a message")
         call.received = size
-        message = data[_PREFIX : _PREFIX + size]
+        message = bytes(memoryview(data)[_PREFIX : _PREFIX + size])
         if data[0]:
-            message = await asyncio.to_thread(bodies.inflate, message, encoding or "nothing")
+            message = await asyncio.to_thread(bodies.inflate, message, encoding or "nothing", most)
             room.take(call, len(message))
         return message
 
@@ -316,7 +324,7 @@ def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> list[tuple[bytes, 
     """
     found = [("grpc-status", str(_CODES.get(call.status, 3)))]
     if call.error:
-        found.append(("grpc-message", quote(call.error, safe=_PLAIN)))
+        found.append(("grpc-message", quote(call.error[:_LONGEST], safe=_PLAIN)))
     found.append(("x-request-id", call.id))
     for name, value in more:
         if name == "retry-after":  # no other header of a refusal may stand behind a body

@@ -31,6 +31,7 @@ from nightshift.serving.bodies import BODY_TIMEOUT_S, Body, broken_off, too_slow
 MAX_HEAD = 64 << 10  # bytes of a request's line and headers
 MAX_HEADERS = 100
 MAX_URL = 8 << 10  # bytes
+MAX_AHEAD = 32  # requests that came in one piece behind one that is being answered
 HEAD_S = 10.0  # from a connection's begin, or a request's first byte, until its headers are whole
 IDLE_S = 75.0  # that a connection may have no request; longer than what stands before it keeps its own (60 s)
 UNTAKEN_S = 30.0  # for an answer to be taken
@@ -77,7 +78,11 @@ class Request:
     @property
     def asks_first(self) -> bool:
         """Whether its sender waits for a word before the body is sent."""
-        return not self.body.size and self.minor == "1.1" and self.header("expect") == "100-continue"
+        return not self.body.size and self.minor == "1.1" and (self.header("expect") or "").lower() == "100-continue"
+
+    @property
+    def announces_body(self) -> bool:
+        return self.header("transfer-encoding") is not None or bool(self.body.length)
 
 
 Handler = Callable[[Request], "Answer | Coroutine[Any, Any, Answer]"]
@@ -183,7 +188,10 @@ class Server:
         now = time.monotonic()
         for connection in list(self.connections):
             if connection.until < now:
-                connection.late()
+                try:
+                    connection.late()
+                except Exception:
+                    log.exception("a connection that was too slow cannot be ended")
         if not (self._accepting or self.closing):
             self._accept(True)
 
@@ -194,10 +202,14 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server):
         self._server = server
         self._transport: asyncio.Transport
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._head = 0  # bytes of the head that is being read; 0: none is
+        self._fields = 0  # of the head that is being read
+        self._head = 0  # its bytes; 0: none is
+        self._began = False  # that head, in this piece
+        self._beside = 0  # bytes of a body's trailers, and of what describes its chunks
+        self._upgraded: Request | None = None  # whose body llhttp would leave to another parser
         self._fault: tuple[int, str] | None = None  # of the head
         self._arriving: Request | None = None  # whose body comes
         self._current: Request | None = None  # that is being answered
@@ -219,6 +231,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._deaf = self._is_over = True
         self._next.clear()
+        self._parser = None  # which holds this
         self._server.lost(self)
         self._break_off()
 
@@ -241,31 +254,53 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        was_reading_head = self._head > 0
+        self._began, arriving = False, self._arriving
+        size = arriving.body.size if arriving else 0
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # nothing else is spoken here: what was asked is answered, and the last
-            self._deaf = True
+            self._feed(data)
         except httptools.HttpParserError as error:
             self._fail(400, f"this is no HTTP/1.1: {error}")
             return
         if self._head:
-            self._head += len(data) if was_reading_head else 0
+            if not self._began:
+                self._head += len(data)
+            elif self._current is None:
+                self.until = time.monotonic() + HEAD_S
             if self._head > MAX_HEAD:
                 self._fault = (431, f"the headers are longer than {MAX_HEAD >> 10} KiB")
-            if not was_reading_head and self._current is None:
-                self.until = time.monotonic() + HEAD_S
+        elif arriving and self._arriving is arriving and arriving.body.size == size:
+            self._beside += len(data)
+            if self._beside > MAX_HEAD:
+                self._fault = (400, f"what is beside the body is longer than {MAX_HEAD >> 10} KiB")
         if self._fault:
             self._fail(*self._fault)
         else:
             self._go_on()
+
+    def _feed(self, data: bytes) -> None:
+        """To llhttp, which would leave what follows a wish to speak something else to others; there are none."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            request = self._arriving
+            if request is None:  # it has no body: it is answered, and the last
+                self._deaf = True
+                return
+            framing = "transfer-encoding" if request.header("transfer-encoding") else "content-length"
+            head = f"POST / HTTP/1.1\r\n{framing}: {request.header(framing)}\r\n\r\n"
+            self._arriving, self._upgraded = None, request
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(head.encode())
+            self._feed(data[wish.args[0] :])
 
     # What llhttp tells; to raise in these would hide what is wrong
 
     def on_message_begin(self) -> None:
         self._url = b""
         self._headers = {}
+        self._fields = 0
         self._head = 1
+        self._began = True
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -273,25 +308,29 @@ class Connection(asyncio.Protocol):
             self._fault = (414, f"the URL is longer than {MAX_URL >> 10} KiB")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head:
-            return  # a trailer
+        if not self._head or self._fault:
+            return  # a trailer, or of no use any more
+        self._fields += 1
         self._head += len(name) + len(value) + 4  # with what stands between them
+        if self._fields > MAX_HEADERS or self._head > MAX_HEAD:
+            self._fault = (431, f"the headers are more than {MAX_HEADERS}, or longer than {MAX_HEAD >> 10} KiB")
+            return
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        headers = self._headers
-        if key not in headers:
-            headers[key] = text
-            if len(headers) > MAX_HEADERS or self._head > MAX_HEAD:
-                self._fault = (431, f"the headers are more than {MAX_HEADERS}, or longer than {MAX_HEAD >> 10} KiB")
+        if key not in self._headers:
+            self._headers[key] = text
         elif key == "host":
             self._fault = (400, "Host is given twice")
         else:
-            headers[key] += ", " + text
-            if self._head > MAX_HEAD:
-                self._fault = (431, f"the headers are longer than {MAX_HEAD >> 10} KiB")
+            self._headers[key] += ", " + text
 
     def on_headers_complete(self) -> None:
-        self._head = 0
-        if self._fault:
+        self._head = self._beside = 0
+        if self._upgraded:
+            self._arriving, self._upgraded = self._upgraded, None
+            return
+        if len(self._next) >= MAX_AHEAD:
+            self._deaf = True  # those that were taken are answered, and then it is over
+        if self._fault or self._deaf:
             return
         parser = self._parser
         request = Request(parser.get_method().decode(), _path(self._url), self._headers, parser.get_http_version())
@@ -307,9 +346,10 @@ class Connection(asyncio.Protocol):
             self._arriving.body.come(data)
 
     def on_message_complete(self) -> None:
-        if self._arriving:
-            self._arriving.body.whole = True
-            self._arriving.is_last = not self._parser.should_keep_alive()
+        request = self._arriving
+        if request and not (self._parser.should_upgrade() and request.announces_body):
+            request.body.whole = True
+            request.is_last = not self._parser.should_keep_alive()
             self._arriving = None
 
     # What follows from it
@@ -326,7 +366,7 @@ class Connection(asyncio.Protocol):
                 self._close()
         elif request.refusal:
             self._send(request, request.refusal)
-        else:
+        elif not request.body.whole:
             request.body.fault = too_slow()
             self._go_on()
 
@@ -379,12 +419,15 @@ class Connection(asyncio.Protocol):
             raise
         if waits is request.body:
             request.awaits = True
+            self._resume()
             self.until = time.monotonic() + BODY_TIMEOUT_S
             if request.asks_first:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif waits is None:  # for the next turn only
             asyncio.get_running_loop().call_soon(self._run, request)
         else:
+            if not request.body.whole:
+                self._pause()  # nobody counts what would come meanwhile
             self.until = _NEVER
             waits._asyncio_future_blocking = False  # as a task does with what it waits for
             waits.add_done_callback(lambda _: self._run(request))
@@ -395,6 +438,7 @@ class Connection(asyncio.Protocol):
             self._send(request, answer)
         else:
             body.drop()
+            self._resume()
             request.refusal = answer
             self.until = time.monotonic() + _DRAIN_S
 
@@ -428,6 +472,7 @@ class Connection(asyncio.Protocol):
             return
         if self._next:
             self._current = self._next.popleft()
+            self.until = _NEVER
             asyncio.get_running_loop().call_soon(self._go_on)
         else:
             self.until = time.monotonic() + (HEAD_S if self._head else IDLE_S)
@@ -479,6 +524,6 @@ def _path(url: bytes) -> str:
         try:
             url = httptools.parse_url(url).path or b"/"
         except httptools.HttpParserInvalidURLError:
-            url = b""
+            url = b"*"
     path = url.partition(b"?")[0].decode("latin-1")
     return unquote(path) if "%" in path else path

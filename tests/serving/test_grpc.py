@@ -215,6 +215,14 @@ def test_a_message_above_the_limit_is_refused_by_its_length(client: Client) -> N
     assert "larger than max" in words
 
 
+def test_what_needs_no_key_may_be_small_only(client: Client) -> None:
+    code, words = client.refusal("ModelMetadata", name="x" * (65 << 10))
+    assert code == "RESOURCE_EXHAUSTED"
+    assert "larger than max" in words
+    code, words = client.refusal("ModelMetadata", name="x" * (60 << 10))
+    assert (code, len(words)) == ("NOT_FOUND", 1000), "and what it quotes is shortened"
+
+
 def test_a_message_that_does_not_come_is_cut_off_and_the_others_are_answered(client: Client) -> None:
     with silence() as nothing:
         waiting = client.channel.stream_unary(SERVICE + "ModelInfer").future(nothing, timeout=120)

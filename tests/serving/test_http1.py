@@ -24,6 +24,7 @@ class World:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.requests: list[Request] = []
         self.after: list[str] = []
         self.gate = asyncio.Event()
         self.room = Room()
@@ -32,6 +33,7 @@ class World:
 
     def handle(self, request: Request) -> "Answer | Awaitable[Answer]":
         self.asked.append(f"{request.method} {request.path}")
+        self.requests.append(request)
         if request.path == "/refuse":
             return self.answer(request, 503, b"no")
         return self.echo(request)
@@ -42,6 +44,8 @@ class World:
             if request.path == "/early":
                 await self.gate.wait()
             data = await request.body.read(call, self.room)
+            if request.path == "/slow":
+                await asyncio.sleep(0.2)
             if request.path == "/wait":
                 await asyncio.sleep(0)
                 await self.gate.wait()
@@ -149,7 +153,7 @@ def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
 
 def test_who_asks_before_he_sends_hears_it_at_the_headers() -> None:
     async def work(world: World) -> None:
-        asks = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        asks = b"Expect: 100-Continue\r\nContent-Length: 2\r\n\r\n"
         async with world.client() as (reader, writer):
             writer.write(post("/", asks))
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
@@ -422,6 +426,77 @@ def test_who_would_speak_something_else_is_answered_and_has_to_leave() -> None:
             writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nmore")
             status, headers, body = await answer_of(reader)
             assert (status, headers["connection"], body) == (200, "close", b"/a")
+
+    run(work)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 9])
+@pytest.mark.parametrize("body", [JSON, b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"])
+def test_a_wish_to_speak_something_else_loses_no_body(body: bytes, size: int) -> None:
+    """As Java's own client sends with every first request."""
+
+    async def work(world: World) -> None:
+        sent = post("/up", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + body) + post("/next", JSON)
+        async with world.client() as (reader, writer):
+            for at in range(0, len(sent), size):
+                writer.write(sent[at : at + size])
+                await asyncio.sleep(0)
+            assert (await answer_of(reader))[2] == b"{}"
+            assert (await answer_of(reader))[1]["x-path"] == "/next"
+
+    run(work)
+
+
+def test_what_is_beside_a_body_has_a_limit() -> None:
+    async def work(world: World) -> None:
+        for beside in (b"0\r\nX-Trailer: ", b"1;"):
+            async with world.client() as (reader, writer):
+                writer.write(post("/", b"Transfer-Encoding: chunked\r\n\r\n"))
+                writer.write(beside)
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(40):
+                        writer.write(b"y" * 10_000)
+                        await asyncio.sleep(0.001)
+                assert (await answer_of(reader))[0] == 400
+
+    run(work)
+
+
+def test_of_those_that_come_at_once_only_so_many_are_held() -> None:
+    async def work(world: World) -> None:
+        async with world.client() as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\n\r\n" * 5000)
+            found = []
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    found.append((await answer_of(reader))[1].get("connection"))
+            assert len(found) == http1.MAX_AHEAD + 1
+            assert found[-1] == "close"
+
+    run(work)
+
+
+def test_each_of_those_that_come_at_once_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEAD_S", "BODY_TIMEOUT_S", "IDLE_S"):
+        monkeypatch.setattr(http1, name, 0.3)
+
+    async def work(world: World) -> None:
+        async with world.client() as (reader, writer):
+            writer.write(post("/slow", JSON) * 5)
+            assert [(await answer_of(reader))[0] for _ in range(5)] == [200] * 5
+
+    run(work)
+
+
+def test_a_body_that_nobody_waits_for_yet_is_not_taken() -> None:
+    async def work(world: World) -> None:
+        async with world.client() as (reader, writer):
+            writer.write(post("/early", b"Content-Length: 20000000\r\n\r\n") + b"x" * 20_000_000)
+            await until(lambda: world.requests)
+            await asyncio.sleep(0.3)
+            assert world.requests[0].body.size < 1 << 20
+            world.gate.set()
+            assert len((await answer_of(reader))[2]) == 20_000_000
 
     run(work)
 
