@@ -45,7 +45,7 @@ class World:
                 await self.gate.wait()
             data = await request.body.read(call, self.room)
             if request.path == "/slow":
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.4)
             if request.path == "/wait":
                 await asyncio.sleep(0)
                 await self.gate.wait()
@@ -227,7 +227,7 @@ def test_a_body_that_is_too_big_is_refused_at_its_length_or_when_it_is(monkeypat
 def test_slow_senders_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of nothing, of headers, and of a body; and who only keeps his connection too long."""
     for name in ("HEAD_S", "BODY_TIMEOUT_S", "IDLE_S"):
-        monkeypatch.setattr(http1, name, 0.3)
+        monkeypatch.setattr(http1, name, 1.0)
 
     async def work(world: World) -> None:
         async with world.client() as (reader, _):
@@ -250,7 +250,7 @@ def test_slow_senders_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_headers_that_come_byte_by_byte_have_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http1, "HEAD_S", 0.5)
+    monkeypatch.setattr(http1, "HEAD_S", 1.0)
 
     async def work(world: World) -> None:
         async with world.client() as (reader, writer):
@@ -269,12 +269,12 @@ def test_headers_that_come_byte_by_byte_have_no_more_time(monkeypatch: pytest.Mo
 
 def test_a_model_may_take_longer_than_a_client_may(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEAD_S", "BODY_TIMEOUT_S", "IDLE_S", "UNTAKEN_S"):
-        monkeypatch.setattr(http1, name, 0.1)
+        monkeypatch.setattr(http1, name, 1.0)
 
     async def work(world: World) -> None:
         async with world.client() as (reader, writer):
             writer.write(post("/wait", JSON))
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(2)
             world.gate.set()
             assert (await answer_of(reader))[0] == 200
 
@@ -478,12 +478,14 @@ def test_of_those_that_come_at_once_only_so_many_are_held() -> None:
 
 def test_each_of_those_that_come_at_once_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEAD_S", "BODY_TIMEOUT_S", "IDLE_S"):
-        monkeypatch.setattr(http1, name, 0.3)
+        monkeypatch.setattr(http1, name, 1.0)
 
     async def work(world: World) -> None:
         async with world.client() as (reader, writer):
             writer.write(post("/slow", JSON) * 5)
             assert [(await answer_of(reader))[0] for _ in range(5)] == [200] * 5
+            writer.write(post("/", JSON))
+            assert (await answer_of(reader))[0] == 200, "and it is read again"
 
     run(work)
 
