@@ -39,9 +39,10 @@ def test_what_is_accepted_keeps_its_latency_at_five_times_the_capacity(world: Wo
           f"beside {len(beside)}, p95 {beside[int(len(beside) * 0.95)] * 1e3:.0f} ms")  # fmt: skip
     assert set(counts) <= {"200", "503"}, counts  # nobody waits in vain
     assert counts["503"] > counts["200"], "it was no overload"
-    assert counts["200"] / found["seconds"] > capacity / 20, "refusing is all that it does"
+    assert counts["200"] / found["seconds"] > capacity / 10, "refusing is all that it does"
     # Both clients share the cores, so this is generous: a queue of 256 had a median of five seconds here.
     assert beside[int(len(beside) * 0.95)] < 10 * (WAIT_S + alone)
+    assert taken[int(len(taken) * 0.95)] < 20 * (WAIT_S + alone)
     assert process.memory_info().rss - resident < 60 << 20
     assert endpoint.infer("slow", inputs=[ROW]).status_code == 200, "and then it is as before"
 
