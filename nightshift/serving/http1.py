@@ -487,10 +487,9 @@ class Connection(asyncio.Protocol):
             said = [("content-type", "application/json")]
             nobody = Request("GET", "", {}, "1.1")
             self._send(nobody, Answer(status, orjson.dumps({"error": error}), said))
-        elif self._current.body.whole:  # what comes behind it is what is wrong
-            self._go_on()
         else:
-            self._current.body.fault = unreadable(error)
+            if not self._current.body.whole:  # else what comes behind it is what is wrong
+                self._current.body.fault = unreadable(error)
             self._go_on()
 
     def _close(self) -> None:

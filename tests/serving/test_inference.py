@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nightshift.serving.call import Call
-from nightshift.serving.grpc_server import _Patience
+from nightshift.serving.grpc_server import Patience
 from nightshift.serving.inference import Inference, Lane
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import RequestError
@@ -95,9 +95,9 @@ def test_a_queue_that_is_too_long_in_time_refuses(model: LoadedModel):
 
 def test_patience_ends_what_takes_too_long_and_nothing_else():
     async def slow() -> str:
-        with pytest.raises(TimeoutError), _Patience(0.01):
+        with pytest.raises(TimeoutError), Patience(0.01):
             await asyncio.sleep(60)
-        with _Patience(60):
+        with Patience(60):
             await asyncio.sleep(0)
         await asyncio.sleep(0.02)  # a timer that had stayed would end this
         return "on"
@@ -107,7 +107,7 @@ def test_patience_ends_what_takes_too_long_and_nothing_else():
 
 def test_patience_leaves_a_cancellation_of_somebody_else_alone():
     async def cancelled() -> None:
-        with _Patience(60):
+        with Patience(60):
             await asyncio.sleep(60)
 
     async def cancel() -> bool:
