@@ -5,6 +5,7 @@ An element of BYTES has its length before it, in four bytes. A BOOL is one byte,
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from nightshift.serving import bf16
 from nightshift.serving.tensors import DTYPES, RequestError, count_of, demand_finite
 
 
+@cache
 def dtype_of(datatype: str) -> np.dtype:
     """Of the raw elements of a tensor; of BF16 the bits."""
     return np.dtype(np.uint16 if datatype == "BF16" else DTYPES[datatype]).newbyteorder("<")

@@ -80,7 +80,7 @@ class Body:
         self._first, self._more = b"", None
 
     async def read(self, call: Call, room: Room) -> bytes:
-        """All of it, for this call.
+        """All of it, for this call; once, for it is kept no longer.
 
         Raises RequestError 413 beyond MAX_BODY and 503 when there is no room for it, both at the headers if they say
         its length; 408 beyond BODY_TIMEOUT_S; 400 when it breaks off.
@@ -92,7 +92,9 @@ class Body:
         # Room for what has come, not for what is promised: else a few who send nothing could have all of it.
         self._call, self._room = call, room
         self._take(self.size)
-        return await self
+        data = await self
+        self.drop()
+        return data
 
     def __await__(self) -> "Generator[Body, None, bytes]":
         if not (self.whole or self.fault):

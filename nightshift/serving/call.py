@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Call:
-    """Times in seconds, ``started`` by ``time.perf_counter()``.
+    """Times in seconds, ``started`` and ``arrived`` by ``time.perf_counter()``.
 
     ``inputs`` and ``outputs`` are the request's own arrays: whoever keeps them copies.
     """
@@ -37,6 +37,7 @@ class Call:
     waited: float = 0.0  # between admission and the run
     computed: float = 0.0  # in ONNX Runtime: its share of a batch
     batch: int = 0  # items of the batch that it ran in; 0: no model ran
+    seconds: float = 0.0  # from ``started`` to its answer
     status: int = 0  # HTTP; for gRPC the HTTP status of the same fault
     error: str = ""
     inputs: dict[str, np.ndarray] | None = None

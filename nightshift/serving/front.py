@@ -1,5 +1,7 @@
 """What REST and gRPC have in common: who is asked, who may ask, what is said of the server, and who watches."""
 
+import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
@@ -29,7 +31,7 @@ EXTENSIONS = [
 
 @dataclass(frozen=True)
 class Front:
-    """``watchers`` see every call at its end; they take microseconds and never raise."""
+    """``watchers`` see every call that ``ended``; they take microseconds and never raise."""
 
     engine: Engine
     follower: Follower
@@ -37,6 +39,7 @@ class Front:
     inference: Inference
     watchers: tuple[Callable[[Call], None], ...]
     statistics: Statistics
+    ended: list[Call] = field(default_factory=list)
     door: Door = field(default_factory=Door)
     room: Room = field(default_factory=Room)
 
@@ -87,10 +90,21 @@ class Front:
         if self.door.refuses():
             raise ask_again(TOO_MUCH)
 
-    def watched(self, call: Call) -> None:
-        """Tell who watches that this call has ended."""
+    def end(self, call: Call) -> None:
+        """Let those who watch see this call, when this turn of the event loop has answered all that it can: nobody's
+        answer waits for it, and what sees one call after the other is still in the caches.
+        """
+        call.seconds = time.perf_counter() - call.started
+        if not self.ended:
+            asyncio.get_running_loop().call_soon(self._watch)
+        self.ended.append(call)
+
+    def _watch(self) -> None:
+        ended = self.ended.copy()
+        self.ended.clear()
         for watch in self.watchers:
-            watch(call)
+            for call in ended:
+                watch(call)
 
 
 def failed(call: Call) -> RequestError:

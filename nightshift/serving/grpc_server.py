@@ -128,7 +128,7 @@ class Grpc:
             await send({"type": "http.response.trailers", "headers": _trailers(call, more)})
         except OSError:
             call.status, call.error = 499, "the caller did not wait for the answer"
-        self.front.watched(call)
+        self.front.end(call)
 
     async def _answer(self, method: _Method, call: Call, header: Header, receive: h2corn.Receive) -> Any:
         if not (header("content-type") or "").startswith("application/grpc"):

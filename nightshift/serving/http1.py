@@ -49,12 +49,9 @@ log = logging.getLogger("nightshift.serving")
 
 @dataclass(slots=True)
 class Answer:
-    """``after`` is done once it was written, or could not be: what its reader need not wait for."""
-
     status: int
     body: bytes
     headers: list[tuple[str, str]] = field(default_factory=list)
-    after: Callable[[], None] | None = None
 
 
 class Request:
@@ -458,8 +455,6 @@ class Connection(asyncio.Protocol):
         self._current = None
         if not self._transport.is_closing():
             self._transport.write(head if request.method == "HEAD" else head + answer.body)
-        if answer.after:
-            answer.after()
         if not close:
             self._turn_to_next()
         elif whole or self._is_over:

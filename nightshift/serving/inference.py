@@ -223,9 +223,10 @@ def _run_together(model: LoadedModel, lane: Lane, batch: list[_Asked]) -> None:
             parts = [model.run(batch[0].arrays, batch[0].names)]
         else:
             together = {name: np.concatenate([asked.arrays[name] for asked in batch]) for name in batch[0].arrays}
-            ends = np.cumsum([asked.call.items for asked in batch])[:-1]
-            split = [np.split(result, ends) for result in model.run(together, batch[0].names)]
-            parts = [list(part) for part in zip(*split, strict=True)]
+            results, parts, at = model.run(together, batch[0].names), [], 0
+            for asked in batch:
+                parts.append([result[at : at + asked.call.items] for result in results])
+                at += asked.call.items
     except Exception as error:
         if len(batch) > 1:  # one of them may be at fault: each answers for itself
             for asked in batch:

@@ -35,12 +35,35 @@ def read(text: bytes) -> Any:
         raise RequestError(400, f"the body is not JSON: {error}") from None
 
 
+def numbers(text: bytes, start: int, end: int) -> np.ndarray | None:
+    """The array (float64, int64) of the flat list of numbers that stands there; None if anything else does."""
+    if text.find(b"[", start + 1, end) >= 0:
+        return None
+    parser = _parser()
+    try:
+        value = parser.parse(memoryview(text)[start:end])
+        found = _numbers(value)
+    except (ValueError, RuntimeError, UnicodeDecodeError):
+        return None
+    finally:
+        value = None  # a living element would block the parser
+    if end - start <= _KEPT:
+        _local.parser = parser
+    return found if isinstance(found, np.ndarray) else None
+
+
+def _parser() -> Any:
+    """This thread's; while it reads it is nobody's, so that a nested call gets a new one, and so does who comes after
+    an error.
+    """
+    parser = getattr(_local, "parser", None)
+    _local.parser = None
+    return simdjson.Parser() if parser is None else parser
+
+
 def _fast(text: bytes) -> Any:
     """Raises what simdjson does; the plain parser then says what is wrong, if anything is."""
-    parser = getattr(_local, "parser", None)
-    _local.parser = None  # while it reads; a nested call or an error gets a new one
-    if parser is None:
-        parser = simdjson.Parser()
+    parser = _parser()
     document = parser.parse(text)
     try:
         if not isinstance(document, simdjson.Object):

@@ -107,7 +107,7 @@ def _json(call: Call, level: int) -> bytes:
     # By hand at half the cost: what is not a number or plain by its nature was encoded above.
     return (
         f'{{"time":"{_iso(now)}","level":"{_LEVELS[level]}","message":"request","id":"{call.id}",{who},'
-        f'"status":{call.status},"milliseconds":{(time.perf_counter() - call.started) * 1000:.3f},'
+        f'"status":{call.status},"milliseconds":{call.seconds * 1000:.3f},'
         f'"items":{call.items},"received":{call.received},"sent":{call.sent}{fault}}}\n'
     ).encode()
 
@@ -124,7 +124,7 @@ def _who(protocol: str, verb: str, model: str | None, digest: str, role: str, ke
 
 
 def _text(call: Call, level: int) -> bytes:
-    now, milliseconds = time.time(), (time.perf_counter() - call.started) * 1000
+    now, milliseconds = time.time(), call.seconds * 1000
     words = [
         f"{_second_here(int(now))},{int(now * 1000) % 1000:03d}",
         _LEVELS[level].upper(),

@@ -133,13 +133,12 @@ class Metrics:
             self._requests[key] = 1
         if not call.batch:
             return  # no model ran
-        seconds = time.perf_counter() - call.started
         histograms = self._histograms.get((name, call.role))
         if histograms is None:
             histograms = self._histograms[name, call.role] = _Histograms()
         into = histograms.seconds
-        into[bisect_left(SECONDS, seconds)] += 1
-        into[-1] += seconds
+        into[bisect_left(SECONDS, call.seconds)] += 1
+        into[-1] += call.seconds
         into = histograms.waited
         into[bisect_left(SECONDS, call.waited)] += 1
         into[-1] += call.waited

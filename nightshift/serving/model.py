@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -13,6 +13,9 @@ from nightshift.releases.manifest import GOLDEN, PROGRAM, Manifest, Tensor, shor
 from nightshift.releases.registry import check
 from nightshift.serving import bf16, tensors
 from nightshift.serving.tensors import RequestError
+
+if TYPE_CHECKING:
+    from nightshift.serving.protocol import Form
 
 _ORT_DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -37,11 +40,11 @@ class ReleaseRefused(Exception):
 
 
 class LoadedModel:
-    """A release that answers. Stateless, so any number of threads may ask it at once.
+    """A release that answers. Any number of threads may ask it at once.
 
     ``inputs`` and ``outputs`` are the tensors of its signature by name. ``seconds`` is what the fastest of its golden
     requests took of a core. ``can_batch`` says whether requests may run together: every tensor's first dimension is
-    free, and only that.
+    free, and only that. ``forms`` is what ``protocol`` remembers of requests that it was asked, by their first bytes.
     """
 
     def __init__(self, manifest: Manifest, digest: str, session: onnxruntime.InferenceSession):
@@ -50,6 +53,7 @@ class LoadedModel:
         self.name = manifest.model
         self.version = short(digest)
         self.seconds = 0.0
+        self.forms: dict[bytes, Form] = {}
         self._session = session
         self.inputs = {tensor.name: tensor for tensor in manifest.signature.inputs}
         self.outputs = {tensor.name: tensor for tensor in manifest.signature.outputs}
@@ -65,7 +69,7 @@ class LoadedModel:
             if self._has_bf16:
                 results = bf16.run(self._session, names, arrays, self._bf16_inputs, self._bf16_outputs)
             else:
-                results = self._session.run(list(names), arrays)
+                results = self._session.run(names, arrays)
         except Exception as error:
             # ORT's own exceptions share no base; with the signature checked, what is left are inputs whose free
             # dimensions do not fit each other.

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from nightshift.releases.manifest import Tensor
 from nightshift.serving import binary, json_reader, tensors
 from nightshift.serving.model import LoadedModel
-from nightshift.serving.tensors import RequestError
+from nightshift.serving.tensors import Described, RequestError
 
 _MAX_TIMEOUT_US = 1 << 53
+_LONGEST = 4 << 10  # bytes of a form
+_FORMS = 256  # that are kept of one model
 
 
 class Wanted(NamedTuple):
@@ -26,13 +27,24 @@ class Wanted(NamedTuple):
     classes: int
 
 
-class Asked(NamedTuple):
-    """``timeout`` in seconds, 0: none."""
+class Form(NamedTuple):
+    """What a request says beside its id and its values. ``timeout`` in seconds, 0: none.
 
-    id: str | None
-    arrays: dict[str, np.ndarray]
+    Clients repeat it from request to request, so it is understood once and kept, under the bytes before the values.
+    ``after`` is what follows them if they are a list in the JSON, None if all of them are raw bytes.
+    """
+
+    inputs: tuple[Described, ...]
     outputs: list[Wanted]
+    names: list[str]
     timeout: float
+    after: bytes | None = None
+
+
+class Asked(NamedTuple):
+    id: str | None
+    form: Form
+    arrays: dict[str, np.ndarray]
 
 
 def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
@@ -43,30 +55,92 @@ def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
     """
     if json_length is not None and not 0 < json_length <= len(body):
         raise RequestError(400, f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
+    start = _numbers_at(body) if json_length is None else json_length
+    before = body[:start] if 0 < start <= _LONGEST else b""
+    form = model.forms.get(before)
+    if form and (arrays := _arrays(body, start, form, is_raw=json_length is not None)) is not None:
+        return Asked(None, form, arrays)
     request = json_reader.read(body if json_length is None else body[:json_length])
     if not isinstance(request, dict):
         raise RequestError(400, "the body must be a JSON object with 'inputs'")
     identity = request.get("id")
     if identity is not None and not isinstance(identity, str):
         raise RequestError(400, "'id' must be a string")
+    form = _form(request, model)
+    raw = _Raw(body, len(body) if json_length is None else json_length)
+    arrays = {
+        one.name: tensors.of_json(one.data, one.expected, one.shape) if one.size is None else raw.take(one)
+        for one in form.inputs
+    }
+    raw.demand_end()
+    if before and identity is None:
+        _keep(before, body, form, model)
+    return Asked(identity, form, arrays)
+
+
+def _form(request: dict[str, Any], model: LoadedModel) -> Form:
     parameters = _parameters(request, "the request")
     if "inputs" not in request:
         raise RequestError(400, "'inputs' is missing")
-    raw = _Raw(body, len(body) if json_length is None else json_length)
-    arrays = tensors.read(request["inputs"], model.inputs, raw.take)
-    raw.demand_end()
+    inputs = tensors.describe(request["inputs"], model.inputs, raw=True)
     outputs = _outputs(request.get("outputs"), parameters, model)
     timeout = parameters.get("timeout", 0)
     if type(timeout) is not int or not 0 <= timeout <= _MAX_TIMEOUT_US:
         raise RequestError(400, "'timeout' in parameters must be a whole number of microseconds")
-    return Asked(identity, arrays, outputs, timeout / 1e6)
+    return Form(inputs, outputs, [wanted.name for wanted in outputs], timeout / 1e6)
+
+
+def _numbers_at(body: bytes) -> int:
+    """Where the first list that could be an input's values begins, -1 when none does soon."""
+    name = body.find(b'"data":', 0, _LONGEST)
+    return body.find(b"[", name, _LONGEST) if name >= 0 else -1
+
+
+def _arrays(body: bytes, start: int, form: Form, is_raw: bool) -> dict[str, np.ndarray] | None:
+    """The arrays of a request that has this form before its values; None if what follows is something else.
+
+    Raises RequestError 400 for values that do not fit.
+    """
+    if is_raw:
+        if form.after is not None:
+            return None
+        raw = _Raw(body, start)
+        arrays = {one.name: raw.take(one) for one in form.inputs}
+        raw.demand_end()
+        return arrays
+    if form.after is None or not body.endswith(form.after):
+        return None
+    found = json_reader.numbers(body, start, len(body) - len(form.after))
+    if found is None:
+        return None
+    (one,) = form.inputs
+    return {one.name: tensors.of_json(found, one.expected, one.shape)}
+
+
+def _keep(before: bytes, body: bytes, form: Form, model: LoadedModel) -> None:
+    """Remember the form of a request that was right, if all its values are raw or are the list that follows ``before``.
+
+    They are that list if nothing but numbers is in it, and the request without it has no values.
+    """
+    if any(one.size is None for one in form.inputs):
+        end = body.find(b"]", len(before)) + 1
+        after = body[end:]
+        if len(form.inputs) > 1 or len(after) > _LONGEST or json_reader.numbers(body, len(before), end) is None:
+            return
+        without = orjson.loads(before + b"null" + after)
+        if without["inputs"][0]["data"] is not None:
+            return
+        form = form._replace(after=after)
+    if len(model.forms) >= _FORMS:
+        model.forms.clear()
+    model.forms[before] = form._replace(inputs=tuple(one._replace(data=None) for one in form.inputs))
 
 
 def write(asked: Asked, model: LoadedModel, results: Sequence[np.ndarray]) -> tuple[bytes, int | None]:
     """The answer's body, and the length of its JSON when raw tensors follow it."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
-    for wanted, array in zip(asked.outputs, results, strict=True):
+    for wanted, array in zip(asked.form.outputs, results, strict=True):
         datatype = model.outputs[wanted.name].datatype
         if wanted.classes:
             array, datatype = best(wanted.name, array, wanted.classes, model.manifest.input.labels), "BYTES"
@@ -109,15 +183,12 @@ class _Raw:
         self._body = memoryview(body)
         self._at = start
 
-    def take(self, size: Any, expected: Tensor, shape: Sequence[int]) -> np.ndarray:
-        name = expected.name
-        if type(size) is not int or size < 0:
-            raise RequestError(400, f"input {name!r}: binary_data_size must be a number of bytes")
-        if self._at + size > len(self._body):
-            rest = len(self._body) - self._at
-            raise RequestError(400, f"input {name!r} needs {size} bytes after the JSON, and {rest} are left")
+    def take(self, one: Described) -> np.ndarray:
+        size, rest = one.size or 0, len(self._body) - self._at
+        if size > rest:
+            raise RequestError(400, f"input {one.name!r} needs {size} bytes after the JSON, and {rest} are left")
         self._at += size
-        return binary.read(self._body[self._at - size : self._at], expected, shape)
+        return binary.read(self._body[self._at - size : self._at], one.expected, one.shape)
 
     def demand_end(self) -> None:
         if rest := len(self._body) - self._at:
@@ -156,7 +227,7 @@ def _parameters(of: dict[str, Any], what: str) -> dict[str, Any]:
 def _values(name: str, array: np.ndarray) -> Any:
     """Flat and row-major. JSON has no NaN and no infinity."""
     flat = np.ascontiguousarray(array).ravel()
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+    if flat.dtype.kind == "f" and not tensors.is_finite(flat):
         raise RequestError(400, f"the model answers this input with numbers in {name!r} that are not finite")
     if flat.dtype.kind in "OSU":
         return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in flat]

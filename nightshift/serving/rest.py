@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from functools import partial
 from importlib.metadata import version as package_version
 from typing import Any
 
@@ -64,7 +63,7 @@ class Rest:
                 ("nightshift-role", call.role),
             ]
         result.headers += [("x-request-id", call.id), *self.guard.hosts.cors(header)]
-        result.after = partial(self.front.watched, call)
+        self.front.end(call)
         return result
 
     async def _route(self, request: Request, call: Call) -> Answer:
@@ -193,8 +192,8 @@ class Rest:
             asked = await asyncio.to_thread(protocol.read, data, json_length, model)
         else:
             asked = protocol.read(data, json_length, model)
-        names = [wanted.name for wanted in asked.outputs]
-        results = await self.inference.run(call, asked.arrays, names, asked.timeout)
+        del data  # what waits needs its numbers only, and the next body finds this one's place still in the caches
+        results = await self.inference.run(call, asked.arrays, asked.form.names, asked.form.timeout)
         text, length = protocol.write(asked, model, results)
         if length is None:
             headers = [("content-type", "application/json")]

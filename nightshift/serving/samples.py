@@ -130,7 +130,7 @@ class Samples:
             inputs=_keep(call.inputs or {}, signature.inputs, "input", left_out),
             outputs=_keep(call.outputs or {}, signature.outputs, "output", left_out),
             status=call.status,
-            milliseconds=(time.perf_counter() - call.started) * 1000,
+            milliseconds=call.seconds * 1000,
             error=call.error or None,
         )
 

@@ -4,7 +4,6 @@ Prometheus reads ``metrics``; these are the same sums for one release, since it 
 itself stands as zero: the reading of inputs and the writing of outputs are part of ``success`` only.
 """
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,13 +31,12 @@ class Statistics:
         sums = self._of.get(model.digest)
         if sums is None:
             sums = self._of[model.digest] = [0.0] * 8
-        seconds = time.perf_counter() - call.started
         if call.status != 200:
             sums[0] += 1
-            sums[1] += seconds
+            sums[1] += call.seconds
             return
         sums[2] += 1
-        sums[3] += seconds
+        sums[3] += call.seconds
         sums[4] += call.waited
         sums[5] += call.computed
         sums[6] += call.items

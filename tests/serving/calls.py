@@ -18,7 +18,7 @@ def loaded(folder: Path, **settings: Any) -> LoadedModel:
 
 def ended(model: LoadedModel | None = None, number: int = 0, **settings: Any) -> Call:
     """An inference that was answered a moment ago, with an image of this number throughout; ``settings`` change it."""
-    call = Call(id=f"request-{number}", protocol="rest", verb="infer", started=time.perf_counter() - 0.004)
+    call = Call(f"request-{number}", "rest", "infer", started=time.perf_counter() - 0.004, seconds=0.004)
     if model is not None:
         call.model, call.role, call.status, call.batch, call.items = model, "champion", 200, 1, 1
         call.waited, call.computed = 0.0003, 0.002

@@ -1,0 +1,171 @@
+"""What a client repeats from request to request is understood once, and makes no difference to what is answered."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nightshift.serving import json_reader, protocol
+from nightshift.serving.model import LoadedModel, load
+from nightshift.serving.tensors import RequestError
+from tests.serving.types_release import ONNX, make_types_release
+
+TENSOR = {"name": "in_FP32", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2]}
+VALUES = [
+    *("[1.5, 2]", "[3,4]", "[ -1e3 , 0.25 ]", "[1]", "[1,2,3]", "[]", "[[1, 2]]", "[[1],[2]]", "[1,[2]]", "[1,[],2]"),
+    *("[1, 2", "1, 2]", "[1, 2]]", "[1, 2],[3]", "[NaN, 1]", "[1, 1e999]", "[1, 1e39]", "[1, null]", "[true, 1]"),
+    *('["1", 2]', "null", '"data"', "[1 2]", "[1,,2]", "[01, 2]", "[1, 2]}", "[1, 18446744073709551616]", "", "\xff"),
+    *("[1.5, 2], \"shape\": [2, 1]", "[1.5, 2], \"data\": [3, 4]", "[1.5, 2], \"name\": \"other\""),
+]  # fmt: skip
+
+
+def body(**members: Any) -> str:
+    return json.dumps({"inputs": [TENSOR], **members})
+
+
+BODIES = {
+    "as clients write it": body(),
+    "without spaces": json.dumps(json.loads(body()), separators=(",", ":")),
+    "on lines": json.dumps(json.loads(body()), indent=2),
+    "the data first": json.dumps({"inputs": [dict(reversed(TENSOR.items()))]}),
+    "members behind": body(outputs=[{"name": "out_FP32"}], parameters={"timeout": 1_000_000}),
+    "an id": body(id="7"),
+    "another list before": json.dumps({"parameters": {"data": [1.5, 2]}, "inputs": [TENSOR]}),
+    "a text before that looks like it": json.dumps({"parameters": {"note": '"data": [1.5, 2]'}, "inputs": [TENSOR]}),
+    "a list of texts before": json.dumps({"parameters": {"data": ["]", "a"]}, "inputs": [TENSOR]}),
+    "a text behind with a bracket": body(parameters={"note": "]}]}"}),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return only(tmp_path_factory.mktemp("forms"), "FP32")
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "model" in request.fixturenames:
+        request.getfixturevalue("model").forms.clear()
+
+
+def only(folder: Path, *datatypes: str) -> LoadedModel:
+    name = "-".join(datatypes).lower()
+    kinds = {datatype: ONNX[datatype] for datatype in datatypes}
+    return load(folder / name, name, make_types_release(folder / name, name, kinds))
+
+
+def said(model: LoadedModel, body: bytes, json_length: int | None = None) -> object:
+    """All that a request comes to, to be compared."""
+    try:
+        asked = protocol.read(body, json_length, model)
+    except RequestError as error:
+        return error.status, error.message
+    arrays = {name: (array.dtype, array.shape, array.tobytes()) for name, array in asked.arrays.items()}
+    return asked.id, arrays, asked.form.outputs, asked.form.names, asked.form.timeout
+
+
+def first_said(model: LoadedModel, body: bytes, json_length: int | None = None) -> object:
+    """The same by who has seen nothing before, and without a trace."""
+    known, model.forms = model.forms, {}
+    try:
+        return said(model, body, json_length)
+    finally:
+        model.forms = known
+
+
+@pytest.mark.parametrize("known", BODIES.values(), ids=BODIES.keys())
+@pytest.mark.parametrize("values", VALUES)
+def test_what_was_seen_before_changes_no_answer(model: LoadedModel, known: str, values: str):
+    for place in re.finditer(r"\[\s*1\.5,\s*2\s*\]", known):
+        protocol.read(known.encode(), None, model)
+        new = (known[: place.start()] + values + known[place.end() :]).encode("latin-1")
+        assert said(model, new) == first_said(model, new)
+
+
+def test_whatever_is_changed_in_a_body_it_means_what_it_would_have_meant_first(model: LoadedModel):
+    rng = random.Random(0)
+    tensor = {**TENSOR, "shape": [8, 2], "data": [round(rng.gauss(0, 1), 3) for _ in range(16)]}
+    known = json.dumps({"inputs": [tensor], "parameters": {"timeout": 5}}).encode()
+    right = 0
+    for _ in range(20_000):
+        protocol.read(known, None, model)
+        changed = bytearray(known)
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            at = rng.randrange(len(changed))
+            match rng.randrange(3):
+                case 0:
+                    changed[at : at + 1] = rng.choice(
+                        (b"[", b"]", b",", b" ", b"1", b"e", b'"', b"-", b"}", b"{", b"9")
+                    )
+                case 1:
+                    del changed[at : at + rng.choice((1, 3, 20))]
+                case 2:
+                    changed[at:at] = changed[rng.randrange(at + 1) : at] if rng.random() < 0.2 else b"7"
+        found = said(model, bytes(changed))
+        right += len(found) > 2 if isinstance(found, tuple) else 0
+        assert found == first_said(model, bytes(changed)), bytes(changed)
+    assert 2_000 < right < 18_000, "these bodies are all wrong, or all right"
+
+
+@pytest.mark.parametrize("known", ["as clients write it", "without spaces", "the data first", "members behind"])
+def test_of_a_form_that_was_seen_only_the_numbers_are_read(
+    model: LoadedModel, known: str, monkeypatch: pytest.MonkeyPatch
+):
+    protocol.read(BODIES[known].encode(), None, model)
+    monkeypatch.setattr(json_reader, "read", None)
+    for numbers, expected in (("[7, 0.5]", [7, 0.5]), ("[8,9]", [8, 9]), ("[1.5,2.5]", [1.5, 2.5])):
+        new = BODIES[known].replace("[1.5, 2]", numbers).replace("[1.5,2]", numbers)
+        (array,) = protocol.read(new.encode(), None, model).arrays.values()
+        np.testing.assert_array_equal(array, np.float32([expected]))
+
+
+def test_a_head_of_raw_tensors_that_was_seen_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = only(tmp_path, "FP32", "INT64")
+    sizes = {"FP32": 8, "INT64": 16}
+    inputs = [
+        {"name": f"in_{name}", "datatype": name, "shape": [1, 2], "parameters": {"binary_data_size": size}}
+        for name, size in sizes.items()
+    ]
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+
+    def sent(first: list[float], second: list[int]) -> bytes:
+        return head + np.float32(first).tobytes() + np.int64(second).tobytes()
+
+    protocol.read(sent([1, 2], [3, 4]), len(head), model)
+    wrong = [sent([1, 2], [3]), sent([1, 2], [3, 4, 5]), sent([1, float("nan")], [3, 4]), head]
+    for each in wrong:
+        assert said(model, each, len(head)) == first_said(model, each, len(head))
+    assert (
+        said(model, head)
+        == first_said(model, head)
+        == (400, "input 'in_FP32' needs 8 bytes after the JSON, and 0 are left")
+    )
+    monkeypatch.setattr(json_reader, "read", None)
+    asked = protocol.read(sent([5, 6], [7, 8]), len(head), model)
+    assert {name: array.tolist() for name, array in asked.arrays.items()} == {"in_FP32": [[5, 6]], "in_INT64": [[7, 8]]}
+    assert [wanted.binary for wanted in asked.form.outputs] == [True, True]
+
+
+def test_a_form_of_json_is_none_of_raw_tensors(model: LoadedModel):
+    known = BODIES["without spaces"].encode()
+    protocol.read(known, None, model)
+    length = known.index(b"[1.5")
+    assert said(model, known, length) == first_said(model, known, length)
+
+
+def test_what_is_kept_is_bounded_and_an_id_is_no_part_of_it(model: LoadedModel):
+    protocol.read(BODIES["an id"].encode(), None, model)
+    assert not model.forms
+    for number in range(1000):
+        protocol.read(json.dumps({"parameters": {"n": number}, "inputs": [TENSOR]}).encode(), None, model)
+    assert 100 < len(model.forms) <= 256
+    model.forms.clear()
+    protocol.read(json.dumps({"parameters": {"n": "x" * 10_000}, "inputs": [TENSOR]}).encode(), None, model)
+    protocol.read(json.dumps({"inputs": [TENSOR], "parameters": {"n": "x" * 10_000}}).encode(), None, model)
+    assert not model.forms
