@@ -3,6 +3,7 @@
 And within a size together: what all bodies of one process may hold of its memory is bounded (``Room``).
 """
 
+import asyncio
 import gzip
 import zlib
 from collections.abc import Generator
@@ -15,6 +16,7 @@ ROOM = 256 << 20  # bytes of all bodies that one process has at once
 BODY_TIMEOUT_S = 10.0
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # the protocol's deflate is zlib's form (RFC 9110, 8.4.1.2)
 _WORTH_BYTES = 1024  # a shorter answer is not deflated
+_PART = 1 << 20  # bytes that a body is inflated by at once
 
 
 class Room:
@@ -33,6 +35,11 @@ class Room:
         self.demand(size)
         self.left -= size
         call.holds += size
+
+    def give_back(self, call: Call, size: int) -> None:
+        """Of what the call has."""
+        self.left += size
+        call.holds -= size
 
     def leave(self, call: Call) -> None:
         self.left += call.holds
@@ -131,23 +138,31 @@ def _too_big() -> RequestError:
     return RequestError(413, f"the body is bigger than {MAX_BODY >> 20} MiB; send the batch in parts")
 
 
-def inflate(data: bytes, encoding: str | None, most: int = MAX_BODY) -> bytes:
-    """The body as it was before ``Content-Encoding``, ``most`` bytes. Raises RequestError 415, 400, 413 for a bomb."""
-    if encoding is None or encoding.strip().lower() in ("", "identity"):
+async def inflated(data: bytes, encoding: str, call: Call, room: Room, most: int = MAX_BODY) -> bytes:
+    """The body as it was before its ``Content-Encoding``, ``most`` bytes. It has room as it becomes longer.
+
+    Raises RequestError 415, 400, 413 for a bomb, and 503 when there is no room for it.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
         return data
-    wbits = _WBITS.get(encoding.strip().lower())
+    wbits = _WBITS.get(encoding)
     if wbits is None:
         raise RequestError(415, f"content-encoding {encoding[:40]!r} is not understood; send gzip, deflate or none")
-    reader = zlib.decompressobj(wbits)
-    try:
-        found = reader.decompress(data, most + 1)
-    except zlib.error as error:
-        raise RequestError(400, f"the body is not {encoding}: {error}") from None
-    if len(found) > most:
-        raise RequestError(413, f"the body inflates to more than {most:,} bytes; send the batch in parts")
+    reader, rest, parts, size = zlib.decompressobj(wbits), data, list[bytes](), 0
+    while not parts or (len(parts[-1]) == _PART and not reader.eof):
+        room.take(call, _PART)
+        try:
+            parts.append(await asyncio.to_thread(reader.decompress, rest, _PART))
+        except zlib.error as error:
+            raise RequestError(400, f"the body is not {encoding}: {error}") from None
+        rest, size = reader.unconsumed_tail, size + len(parts[-1])
+        if size > most:
+            raise RequestError(413, f"the body inflates to more than {most:,} bytes; send the batch in parts")
     if not reader.eof or reader.unused_data:
         raise RequestError(400, f"the body is not one whole {encoding} stream")
-    return found
+    room.give_back(call, _PART * len(parts) - size)
+    return b"".join(parts)
 
 
 def deflate(data: bytes, accepted: str | None) -> tuple[bytes, str | None]:

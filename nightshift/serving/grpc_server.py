@@ -175,8 +175,7 @@ class Grpc:
         call.received = size
         message = bytes(memoryview(data)[_PREFIX : _PREFIX + size])
         if data[0]:
-            message = await asyncio.to_thread(bodies.inflate, message, encoding or "nothing", most)
-            room.take(call, len(message))
+            message = await bodies.inflated(message, encoding or "nothing", call, room, most)
         return message
 
     async def _server_live(self, _call: Call, _request: Any, _header: Header) -> Any:

@@ -265,10 +265,10 @@ class Connection(asyncio.Protocol):
                 self.until = time.monotonic() + HEAD_S
             if self._head > MAX_HEAD:
                 self._fault = (431, f"the headers are longer than {MAX_HEAD >> 10} KiB")
-        elif arriving and self._arriving is arriving and arriving.body.size == size:
-            self._beside += len(data)
-            if self._beside > MAX_HEAD:
-                self._fault = (400, f"what is beside the body is longer than {MAX_HEAD >> 10} KiB")
+        elif arriving and self._arriving is arriving:
+            self._beside += len(data) - (arriving.body.size - size)
+            if self._beside > max(MAX_HEAD, arriving.body.size):
+                self._fault = (400, f"what is beside the body is longer than it and than {MAX_HEAD >> 10} KiB")
         if self._fault:
             self._fail(*self._fault)
         else:

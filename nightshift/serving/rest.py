@@ -186,8 +186,7 @@ class Rest:
         json_length = _json_length(header("inference-header-content-length"))
         data = await self._admitted(call, request.body)
         if (encoding := header("content-encoding")) is not None:
-            data = await asyncio.to_thread(bodies.inflate, data, encoding)
-            self.front.room.take(call, len(data))
+            data = await bodies.inflated(data, encoding, call, self.front.room)
         if len(data) > _BIG_BODY:
             asked = await asyncio.to_thread(protocol.read, data, json_length, model)
         else:

@@ -1,14 +1,16 @@
 """Who is refused before anything is looked up, and what all bodies may hold together."""
 
 import asyncio
+import gzip
 import json
 import resource
 import time
+import zlib
 from types import SimpleNamespace
 
 import pytest
 
-from nightshift.serving.bodies import ROOM, Body, Room
+from nightshift.serving.bodies import ROOM, Body, Room, inflated
 from nightshift.serving.call import Call
 from nightshift.serving.door import MANY, TURN_S, Door
 from nightshift.serving.tensors import RequestError
@@ -118,6 +120,30 @@ def test_a_body_without_room_is_refused_at_its_length_and_one_without_a_length_a
         b"x" * 300 + b"y" * 200 + b"z" * 100
     )
     assert room.left == 400
+
+
+def test_a_body_has_room_as_it_is_inflated() -> None:
+    long, short = bytes(3 << 20), bytes(range(200))
+    room, asked = Room(2 << 20), call()
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(inflated(gzip.compress(long), "gzip", asked, room))
+    assert (refused.value.status, room.left) == (503, 0), "two parts of it have room"
+    room.leave(asked)
+    assert asyncio.run(inflated(gzip.compress(short), "gzip", asked, room)) == short
+    assert (asked.holds, room.left) == (200, (2 << 20) - 200)
+    assert asyncio.run(inflated(short, "identity", asked, room)) == short
+    assert asked.holds == 200
+    room = Room()
+    for length in ((1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20):
+        for packed, how in ((gzip.compress(long[:length]), "GZIP"), (zlib.compress(long[:length]), " deflate")):
+            assert asyncio.run(inflated(packed, how, call(), room)) == long[:length]
+            for wrong in (packed[:-1], packed + b"x"):
+                with pytest.raises(RequestError) as refused:
+                    asyncio.run(inflated(wrong, how, call(), room))
+                assert (refused.value.status, "not one whole" in refused.value.message) == (400, True)
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(inflated(gzip.compress(long), "gzip", call(), room, most=len(long) - 1))
+    assert refused.value.status == 413
 
 
 def test_room_is_given_back_by_answers_of_all_kinds(served) -> None:

@@ -452,15 +452,30 @@ def test_a_wish_to_speak_something_else_loses_no_body(body: bytes, size: int) ->
 
 def test_what_is_beside_a_body_has_a_limit() -> None:
     async def work(world: World) -> None:
-        for beside in (b"0\r\nX-Trailer: ", b"1;"):
+        for beside, more in ((b"0\r\nX-Trailer: ", b"y"), (b"1;", b"y"), (b"", b"1\r\ny\r\n")):
             async with world.client() as (reader, writer):
                 writer.write(post("/", b"Transfer-Encoding: chunked\r\n\r\n"))
+                await asyncio.sleep(0.05)
                 writer.write(beside)
                 with contextlib.suppress(ConnectionError):
                     for _ in range(40):
-                        writer.write(b"y" * 10_000)
+                        writer.write(more * 10_000)
                         await asyncio.sleep(0.001)
                 assert (await answer_of(reader))[0] == 400
+
+    run(work)
+
+
+def test_a_body_in_many_small_chunks_is_taken() -> None:
+    async def work(world: World) -> None:
+        async with world.client() as (reader, writer):
+            writer.write(post("/", b"Transfer-Encoding: chunked\r\n\r\n"))
+            for _ in range(200):
+                writer.write(b"a\r\n0123456789\r\n" * 100)
+                await asyncio.sleep(0)
+            writer.write(b"0\r\n\r\n")
+            status, _, body = await answer_of(reader)
+            assert (status, len(body)) == (200, 200_000)
 
     run(work)
 
