@@ -10,23 +10,21 @@ read meanwhile. Who does not take his answers is not read either, and then cut o
 """
 
 import asyncio
-import logging
-import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import httptools
 import orjson
 
 from nightshift.serving.bodies import BODY_TIMEOUT_S, Body, broken_off, too_slow, unreadable
+
+if TYPE_CHECKING:
+    from nightshift.serving.listener import Listener
 
 MAX_HEAD = 64 << 10  # bytes of a request's line and headers
 MAX_HEADERS = 100
@@ -38,13 +36,8 @@ UNTAKEN_S = 30.0  # for an answer to be taken
 _DRAIN_S = 0.5  # in which the rest of a refused body is still taken: its sender does not read before it has sent
 _DRAINED = 1 << 20  # bytes of it
 _LINGER_S = 1.0  # that a connection which failed stays open for its last answer to arrive
-_TICK_S = 0.25
-_AT_ONCE = 256  # connections that are accepted in one turn of the loop
-_CROWDED = 0.75  # of the connections that there may be: from here on who got an answer has to leave
 _NEVER = float("inf")
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-
-log = logging.getLogger("nightshift.serving")
 
 
 @dataclass(slots=True)
@@ -85,119 +78,11 @@ class Request:
 Handler = Callable[[Request], "Answer | Coroutine[Any, Any, Answer]"]
 
 
-class Server:
-    """Listens, and holds the connections: while there are ``most``, others wait in the kernel's queue.
-
-    ``answer`` must not raise.
-    """
-
-    def __init__(self, answer: Handler, most: int):
-        self.answer = answer
-        self.connections: set[Connection] = set()
-        self.closing = False
-        self.date = ""
-        self.tls: ssl.SSLContext | None = None
-        self._most = most
-        self._socket: socket.socket
-        self._accepting = False
-        self._opening: set[asyncio.Task[None]] = set()
-        self._gone = asyncio.Event()
-
-    @property
-    def crowded(self) -> bool:
-        """Whether connections that come need the places of those that are here."""
-        return len(self.connections) > _CROWDED * self._most
-
-    async def listen(self, host: str, port: int, tls: tuple[Path, Path] | None, shared: bool) -> None:
-        """``tls`` is a certificate and its key; ``shared`` lets other processes listen there too. Raises OSError."""
-        if tls:
-            self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            self.tls.load_cert_chain(*tls)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=self._most, reuse_port=shared)
-        self._socket.setblocking(False)
-        self._accept(True)
-        self._tick()
-
-    async def close(self, patience_s: float) -> None:
-        """Accept nothing more, let what is under way be answered, and return when all have left or it took too long."""
-        if not self.closing:
-            self.closing = True
-            self._accept(False)
-            self._socket.close()
-        for connection in list(self.connections):
-            connection.leave()
-        if self.connections:
-            try:
-                async with asyncio.timeout(patience_s):
-                    await self._gone.wait()
-            except TimeoutError:
-                log.warning("%d requests were not answered in %.0f s", len(self.connections), patience_s)
-
-    def made(self, connection: "Connection") -> None:
-        self.connections.add(connection)
-        if self.closing:
-            connection.leave()
-
-    def lost(self, connection: "Connection") -> None:
-        self.connections.discard(connection)
-        if self.closing and not self.connections:
-            self._gone.set()
-
-    def _accept(self, wanted: bool) -> None:
-        self._accepting = wanted
-        loop = asyncio.get_running_loop()
-        if wanted:
-            loop.add_reader(self._socket, self._welcome)
-        else:
-            loop.remove_reader(self._socket)
-
-    def _welcome(self) -> None:
-        """Accept who waits, many at once: uvloop's own server accepts one a turn, and under load turns are long."""
-        loop = asyncio.get_running_loop()
-        for _ in range(_AT_ONCE):
-            if len(self.connections) + len(self._opening) >= self._most:
-                self._accept(False)
-                return
-            try:
-                accepted, _ = self._socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:  # of files, for one
-                log.warning("no connection can be accepted: %s", error)
-                self._accept(False)
-                return
-            accepted.setblocking(False)
-            more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": HEAD_S} if self.tls else {}
-            task = loop.create_task(self._open(accepted, more))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
-
-    async def _open(self, accepted: socket.socket, more: dict[str, Any]) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(self), accepted, **more)
-        except OSError:  # it left again, or speaks no TLS
-            accepted.close()
-
-    def _tick(self) -> None:
-        asyncio.get_running_loop().call_later(_TICK_S, self._tick)
-        self.date = f"date: {formatdate(usegmt=True)}\r\n"
-        now = time.monotonic()
-        for connection in list(self.connections):
-            if connection.until < now:
-                try:
-                    connection.late()
-                except Exception:
-                    log.exception("a connection that was too slow cannot be ended")
-        if not (self._accepting or self.closing):
-            self._accept(True)
-
-
 class Connection(asyncio.Protocol):
     """One client's. ``until`` is when patience with what it does now ends, by ``time.monotonic()``."""
 
-    def __init__(self, server: Server):
-        self._server = server
+    def __init__(self, listener: "Listener"):
+        self._listener = listener
         self._transport: asyncio.Transport
         self._parser: Any = httptools.HttpRequestParser(self)
         self._url = b""
@@ -221,15 +106,15 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if self._server.tls is None:  # where 0 means that it is always full
+        if self._listener.tls is None:  # where 0 means that it is always full
             self._transport.set_write_buffer_limits(high=0)  # uvloop sends at once then, not when its turn ends
-        self._server.made(self)
+        self._listener.made(self)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._deaf = self._is_over = True
         self._next.clear()
         self._parser = None  # which holds this
-        self._server.lost(self)
+        self._listener.lost(self)
         self._break_off()
 
     def eof_received(self) -> bool:
@@ -387,7 +272,7 @@ class Connection(asyncio.Protocol):
         body = request.body
         if not request.started:
             request.started = True
-            answer = self._server.answer(request)
+            answer = self._listener.answer(request)
             if isinstance(answer, Answer):
                 self._answered(request, answer)
             else:
@@ -440,10 +325,10 @@ class Connection(asyncio.Protocol):
             self.until = time.monotonic() + _DRAIN_S
 
     def _send(self, request: Request, answer: Answer) -> None:
-        server, whole = self._server, request.body.whole
+        listener, whole = self._listener, request.body.whole
         over = (self._deaf or self._is_over) and not self._next
-        close = over or request.is_last or not whole or server.closing or server.crowded
-        lines = [_STATUS[answer.status], server.date]
+        close = over or request.is_last or not whole or listener.closing or listener.crowded
+        lines = [_STATUS[answer.status], listener.date]
         lines += [f"{name}: {value}\r\n" for name, value in answer.headers]
         if answer.status != HTTPStatus.NO_CONTENT:
             lines.append(f"content-length: {len(answer.body)}\r\n")

@@ -24,8 +24,9 @@ from nightshift.serving.door import TOO_MUCH
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.front import Front
-from nightshift.serving.http1 import Answer, Handler, Request, Server
+from nightshift.serving.http1 import Answer, Handler, Request
 from nightshift.serving.inference import Inference
+from nightshift.serving.listener import Listener
 from nightshift.serving.logs import AccessLog
 from nightshift.serving.processes import Peers
 from nightshift.serving.request_ids import request_id
@@ -112,7 +113,7 @@ def is_taken(host: str, port: int) -> bool:
 async def _serve(rest: Rest, settings: Settings) -> None:
     follower, guard = rest.follower, rest.guard
     host, port, tls = settings.host, settings.port, settings.tls
-    http = Server(_handler(rest), _connections())
+    http = Listener(_handler(rest), _connections())
 
     def stop() -> None:
         log.info("stopping: requests under way are answered first")

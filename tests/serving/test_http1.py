@@ -11,7 +11,8 @@ import uvloop
 from nightshift.serving import bodies, http1
 from nightshift.serving.bodies import Room
 from nightshift.serving.call import Call
-from nightshift.serving.http1 import Answer, Request, Server
+from nightshift.serving.http1 import Answer, Request
+from nightshift.serving.listener import Listener
 from nightshift.serving.tensors import RequestError
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
@@ -28,7 +29,7 @@ class World:
         self.answered: list[str] = []
         self.gate = asyncio.Event()
         self.room = Room()
-        self.server = Server(self.handle, most=8)
+        self.listener = Listener(self.handle, most=8)
         self.port = 0
 
     def handle(self, request: Request) -> "Answer | Awaitable[Answer]":
@@ -75,12 +76,12 @@ def run(work: Callable[[World], Awaitable[None]]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             world.port = free.getsockname()[1]
-        await world.server.listen("127.0.0.1", world.port, None, shared=False)
+        await world.listener.listen("127.0.0.1", world.port, None, shared=False)
         async with asyncio.timeout(60):
             await work(world)
             world.gate.set()
-            await world.server.close(10)
-        assert not world.server.connections
+            await world.listener.close(10)
+        assert not world.listener.connections
 
     uvloop.run(main())
 
@@ -353,7 +354,7 @@ def test_who_goes_away_leaves_nothing_behind() -> None:
                 await until(lambda path=path: f"POST {path}" in world.asked)
                 writer.transport.abort()
         world.gate.set()
-        await until(lambda: not world.server.connections)
+        await until(lambda: not world.listener.connections)
         await until(lambda: sorted(world.answered) == ["/", "/early", "/wait"])
         assert world.room.left == bodies.ROOM
 
@@ -525,8 +526,8 @@ def test_the_end_waits_for_what_is_under_way_and_for_nothing_else() -> None:
     async def work(world: World) -> None:
         async with world.client() as (reader, writer), world.client() as (idle, _):
             writer.write(post("/wait", JSON))
-            await until(lambda: world.asked and len(world.server.connections) == 2)
-            closing = asyncio.ensure_future(world.server.close(30))
+            await until(lambda: world.asked and len(world.listener.connections) == 2)
+            closing = asyncio.ensure_future(world.listener.close(30))
             assert await idle.read() == b""
             with pytest.raises(ConnectionError):
                 await asyncio.open_connection("127.0.0.1", world.port)
@@ -544,9 +545,9 @@ def test_the_end_is_not_waited_for_without_end() -> None:
         async with world.client() as (_, writer):
             writer.write(post("/wait", JSON))
             await until(lambda: world.asked)
-            await world.server.close(0.2)
-            assert world.server.connections
+            await world.listener.close(0.2)
+            assert world.listener.connections
         world.gate.set()
-        await until(lambda: not world.server.connections)
+        await until(lambda: not world.listener.connections)
 
     run(work)

@@ -11,7 +11,8 @@ import orjson
 import simdjson
 import uvloop
 
-from nightshift.serving.http1 import Answer, Request, Server
+from nightshift.serving.http1 import Answer, Request
+from nightshift.serving.listener import Listener
 
 folder, port, processes = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["PROCESSES"])
 for _ in range(processes - 1):
@@ -52,7 +53,7 @@ async def answer(request: Request) -> Answer:
 
 
 async def main() -> None:
-    await Server(answer, most=1000).listen("127.0.0.1", port, None, shared=processes > 1)
+    await Listener(answer, most=1000).listen("127.0.0.1", port, None, shared=processes > 1)
     await asyncio.Event().wait()
 
 
