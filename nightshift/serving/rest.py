@@ -69,7 +69,7 @@ class Rest:
     async def _route(self, request: Request, call: Call) -> Answer:
         method, path, header = request.method, request.path, request.header
         match path.removeprefix("/").split("/"):
-            case ["v2", "models", name, *rest] if name != "stats":
+            case ["v2", "models", name, *rest] if name != "stats" or rest:
                 version_, verb = _version_and_verb(rest, path)
                 _only(method, "POST" if verb == "infer" else "GET")
                 call.verb = verb or "metadata"

@@ -6,6 +6,7 @@ from pathlib import Path
 from nightshift.serving.processes import Peers
 from nightshift.serving.statistics import Statistics
 from tests.serving.calls import ended, loaded
+from tests.serving.world import World, serving
 
 
 def test_the_sums_of_two_processes_are_added_and_a_silent_one_is_left_out(tmp_path: Path) -> None:
@@ -33,3 +34,11 @@ def test_the_sums_of_two_processes_are_added_and_a_silent_one_is_left_out(tmp_pa
     assert found["inference_stats"]["fail"]["count"] == 2
     assert found["inference_stats"]["queue"] == {"count": 4, "ns": 1_200_000}
     assert found["inference_stats"]["compute_infer"] == {"count": 4, "ns": 8_000_000}
+
+
+def test_a_model_with_the_name_of_the_statistics_answers(world: World) -> None:
+    with serving(world, {"stats": world.publish(model="stats")}) as endpoint:
+        assert endpoint.infer("stats").status_code == 200
+        assert endpoint.client.get("/v2/models/stats/config").json()["name"] == "stats"
+        found = endpoint.client.get("/v2/models/stats").json()["model_stats"]  # of all models, as Triton has it
+        assert [(each["name"], each["inference_count"]) for each in found] == [("stats", 1)]
