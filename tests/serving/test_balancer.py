@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -107,52 +108,66 @@ class Asking:
                 thread.join(60)
 
 
-def kill_one_under(asking: Asking, balanced: Balanced) -> float:
-    """When it was killed."""
+def end_one_under(asking: Asking, balanced: Balanced, by: signal.Signals) -> float:
+    """When that was."""
     wait_for(lambda: asking.answered > 100)
     gone, stays = balanced.replicas
     assert gone.process
     assert stays.process
-    killed = time.monotonic()
-    gone.process.kill()
+    ended = time.monotonic()
+    gone.process.send_signal(by)
     before = asking.answered
     wait_for(lambda: asking.answered > before + 300)
     time.sleep(3)  # beyond the time after which the dead one is tried again
     assert stays.process.poll() is None
-    return killed
+    return ended
 
 
-def test_a_replica_is_killed_under_load_and_no_request_fails(balanced: Balanced) -> None:
-    with httpx.Client(base_url=balanced.url, timeout=30, trust_env=False) as client:
+def rest_of(client: httpx.Client) -> Callable[[], str]:
+    def ask() -> str:
+        try:
+            return str(client.post("/v2/models/toy/infer", json={"inputs": [IMAGE]}).status_code)
+        except httpx.HTTPError as error:
+            return type(error).__name__
 
-        def ask() -> str:
-            try:
-                return str(client.post("/v2/models/toy/infer", json={"inputs": [IMAGE]}).status_code)
-            except httpx.HTTPError as error:
-                return type(error).__name__
+    return ask
 
-        with Asking().by(ask) as asking:
-            kill_one_under(asking, balanced)
+
+def grpc_of(channel: grpc.Channel) -> Callable[[], str]:
+    request = inference_pb2.ModelInferRequest(model_name="toy", inputs=[RAW], raw_input_contents=[bytes(range(48))])
+    infer = infer_of(channel)
+
+    def ask() -> str:
+        try:
+            return "200" if infer(request, timeout=30).model_name == "toy" else "another"
+        except grpc.RpcError as error:
+            return str(error.code().name)
+
+    return ask
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_replica_ends_under_load_and_no_request_fails(balanced: Balanced, by: signal.Signals) -> None:
+    client = httpx.Client(base_url=balanced.url, timeout=30, trust_env=False)
+    with client, Asking().by(rest_of(client)) as asking:
+        end_one_under(asking, balanced, by)
     assert asking.faults == []
 
 
-def test_over_grpc_only_calls_that_the_killed_replica_had_fail_and_each_says_so(balanced: Balanced) -> None:
-    """nginx repeats no call whose message it has begun to send; REST's requests it does."""
-    request = inference_pb2.ModelInferRequest(model_name="toy", inputs=[RAW], raw_input_contents=[bytes(range(48))])
-    with grpc.insecure_channel(balanced.grpc_address) as channel:
-        infer = infer_of(channel)
-
-        def ask() -> str:
-            try:
-                return "200" if infer(request, timeout=30).model_name == "toy" else "another"
-            except grpc.RpcError as error:
-                return str(error.code().name)
-
-        with Asking().by(ask) as asking:
-            killed = kill_one_under(asking, balanced)
+@pytest.mark.parametrize(
+    ("by", "said"), [(signal.SIGKILL, {"UNAVAILABLE", "INTERNAL"}), (signal.SIGTERM, {"UNAVAILABLE"})]
+)
+def test_over_grpc_only_calls_of_that_moment_fail_and_each_says_so(
+    balanced: Balanced, by: signal.Signals, said: set[str]
+) -> None:
+    """nginx repeats no call whose message it has begun to send; REST's requests it does. Of a replica that is told to
+    stop these are calls that were sent as it closed the connection: what it had, it answers.
+    """
+    with grpc.insecure_channel(balanced.grpc_address) as channel, Asking().by(grpc_of(channel)) as asking:
+        ended = end_one_under(asking, balanced, by)
     assert len(asking.faults) <= 4, "one for each client"
-    assert {said for _, said in asking.faults} <= {"UNAVAILABLE", "INTERNAL"}
-    assert all(at < killed + 1 for at, _ in asking.faults), "after that none is sent to who is dead"
+    assert {fault for _, fault in asking.faults} <= said
+    assert all(at < ended + 1 for at, _ in asking.faults), "after that none is sent to who is gone"
 
 
 def infer_of(channel: grpc.Channel) -> Callable[..., Any]:
