@@ -70,6 +70,7 @@ def _fast(text: bytes) -> Any:
             raise TypeError
         found: dict[str, Any] = {}
         for key in document:
+            _demand_new(key, found)
             value = document[key]
             found[key] = _inputs(value) if key == "inputs" else _plain(value)
             del value
@@ -106,9 +107,16 @@ def _inputs(value: Any) -> Any:
 def _tensor(tensor: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key in tensor:
+        _demand_new(key, found)
         value = tensor[key]
         found[key] = _numbers(value) if key == "data" else _plain(value)
     return found
+
+
+def _demand_new(key: str, found: dict[str, Any]) -> None:
+    """simdjson finds the first of two members of one name, all others the last. Raises ValueError for a second one."""
+    if key in found:
+        raise ValueError
 
 
 def _numbers(value: Any) -> Any:

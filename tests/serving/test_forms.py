@@ -38,6 +38,8 @@ BODIES = {
     "another list before": json.dumps({"parameters": {"data": [1.5, 2]}, "inputs": [TENSOR]}),
     "a text before that looks like it": json.dumps({"parameters": {"note": '"data": [1.5, 2]'}, "inputs": [TENSOR]}),
     "a list of texts before": json.dumps({"parameters": {"data": ["]", "a"]}, "inputs": [TENSOR]}),
+    "inputs twice": json.dumps({"inputs": [TENSOR]})[:-1] + ', "inputs": [' + json.dumps(TENSOR) + "]}",
+    "data twice": body().replace('"data"', '"data": null, "data"'),
     "a text behind with a bracket": body(parameters={"note": "]}]}"}),
 }
 
@@ -123,6 +125,24 @@ def test_of_a_form_that_was_seen_only_the_numbers_are_read(
         new = BODIES[known].replace("[1.5, 2]", numbers).replace("[1.5,2]", numbers)
         (array,) = protocol.read(new.encode(), None, model).arrays.values()
         np.testing.assert_array_equal(array, np.float32([expected]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + body(parameters={"note": "x" * 2000}),
+        body(parameters={"note": "x" * 2000})[:-1] + ', "inputs": []}',
+        body(parameters={"note": "x" * 2000})[:-1] + ', "inputs": [{"data": null}]}',
+        body(parameters={"note": "x" * 2000}).replace("2]}", '2], "data": null}'),
+    ],
+    ids=["a byte order mark", "no inputs after all", "no values after all", "no data after all"],
+)
+def test_what_only_the_parser_of_long_documents_reads_so_is_no_form(model: LoadedModel, text: str):
+    for _ in range(2):
+        found = said(model, text.encode())
+        assert found == first_said(model, text.encode())
+    assert not model.forms
+    assert len(found) == 5 if text.startswith("\ufeff") else found[0] == 400
 
 
 def test_a_head_of_raw_tensors_that_was_seen_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,8 +20,18 @@ LONG = list(range(1000))  # long enough for the fast parser
         json.dumps({"a\n\0": 1, "inputs": [{"ü\t": {"\\": 2}, "data": LONG}]}),
         '{"in\\u0070uts": [{"d\\u0061ta": ' + json.dumps(LONG) + "}]}",
         json.dumps([LONG]),
+        '{"id": "1", "inputs": [{"data": [1], "data": ' + json.dumps(LONG) + '}], "id": "2"}',
     ],
-    ids=["whole", "fractions", "nested", "no tensors", "names with escapes", "names written otherwise", "a list"],
+    ids=[
+        "whole",
+        "fractions",
+        "nested",
+        "no tensors",
+        "names with escapes",
+        "names written otherwise",
+        "a list",
+        "names twice",
+    ],
 )
 def test_a_long_document_reads_as_the_standard_parser_reads_it(text: str) -> None:
     def plain(value: object) -> object:
