@@ -5,6 +5,7 @@ With obstore, a client in Rust: of what a short task costs, an AWS client in Pyt
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 AWS = "AWS S3"
 CHUNK = 1 << 20
 ASKED_AGAIN = timedelta(minutes=10)
+_importing = threading.Lock()
 _pids: dict[str, int] = {}  # whose threads do the client's work; they do not come along at a fork
 # Pauses grow from half a second to 15 s at most, so that 16 attempts outlast a server that is away for two minutes.
 BACKOFF = {"init_backoff": timedelta(seconds=0.5), "base": 4, "max_backoff": timedelta(seconds=15)}
@@ -47,14 +49,12 @@ class S3Store:
                 "this is a mistake in Nightshift: fork first, or start the process anew",
             )
         if self._made is None:
-            from obstore.store import S3Store as Bucket
-
             attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or 3)
             keys: dict[str, Any] = {}
             if self._profile or not os.environ.get("AWS_ACCESS_KEY_ID"):
                 keys, configured = _keys(self._profile)
                 self._endpoint = self._endpoint or (self._where if self._where != AWS else configured)
-            made: Any = Bucket
+            made: Any = _obstore().store.S3Store
             self._made = made(
                 self.bucket,
                 # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.
@@ -122,13 +122,12 @@ class S3Store:
             return bytes(answer.bytes()), answer.meta["e_tag"] or ""
 
     def swap(self, key: str, data: bytes, version: str | None) -> str | None:
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
+        faults = _obstore().exceptions
         with self._watch(key):
             try:
                 mode: Any = {"e_tag": version} if version else "create"
                 return self._client.put(self.prefix + key, data, mode=mode)["e_tag"]
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+            except (faults.AlreadyExistsError, faults.PreconditionError, FileNotFoundError) as error:
                 if _code(error) == "NoSuchBucket":
                     raise
         # Another's, or ours: an answer was lost, and the client asked again.
@@ -147,35 +146,29 @@ class S3Store:
             self._client.put(self.prefix + key, path)
 
     def demand_write(self) -> None:
-        from obstore.exceptions import PreconditionError
-
         key, nothing = "checks/nothing", '"00000000000000000000000000000000"'
         with self._watch(key):
             try:
                 # On condition that an object that is not there is unchanged: who may write fails on the condition.
                 self._client.put(self.prefix + key, b"", mode={"e_tag": nothing})
-            except (PreconditionError, FileNotFoundError) as error:
+            except (_obstore().exceptions.PreconditionError, FileNotFoundError) as error:
                 if _code(error) not in ("PreconditionFailed", "NoSuchKey"):
                     raise
 
     def _put_new(self, key: str, body: bytes | Path) -> bool:
-        from obstore.exceptions import AlreadyExistsError
-
         with self._watch(key):
             try:
                 self._client.put(self.prefix + key, body, mode="create")
-            except AlreadyExistsError:
+            except _obstore().exceptions.AlreadyExistsError:
                 return False
         return True
 
     @contextmanager
     def _watch(self, key: str) -> Iterator[None]:
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-
-        where = self._where
+        faults, where = _obstore().exceptions, self._where
         try:
             yield
-        except (FileNotFoundError, BaseError) as error:
+        except (FileNotFoundError, faults.BaseError) as error:
             code = _code(error)
             if code == "NoSuchBucket":
                 raise StoreUnavailable(
@@ -183,7 +176,8 @@ class S3Store:
                 ) from error
             if isinstance(error, FileNotFoundError):
                 raise KeyError(key) from None
-            if isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in ("401", "403", *DENIED):
+            denied = isinstance(error, faults.PermissionDeniedError | faults.UnauthenticatedError)
+            if denied or code in ("401", "403", *DENIED):
                 raise StoreDenied(
                     f"{where} refuses what was asked of {self.url}/{key}: {code}",
                     "use keys with the right for this bucket (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
@@ -195,6 +189,14 @@ class S3Store:
 
 
 DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+
+
+def _obstore() -> Any:
+    """The client's library. Its modules import each other: of two threads that are the first, one could get half."""
+    with _importing:
+        import obstore.exceptions
+        import obstore.store
+    return obstore
 
 
 def _keys(profile: str | None) -> tuple[dict[str, Any], str | None]:

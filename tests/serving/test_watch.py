@@ -141,7 +141,7 @@ def test_the_log_is_text_when_asked_and_holds_only_what_its_level_says(world: Wo
     endpoint.infer()
     endpoint.infer("unknown")
     endpoint.stop()
-    assert not re.search(" rest | INFO ", endpoint.log.read_text())
+    assert not re.search(" rest infer | INFO ", endpoint.log.read_text())
 
 
 def test_processes_answer_as_one_and_no_count_falls_when_one_is_killed(world: World, start: Start):
