@@ -68,7 +68,8 @@ def test_a_retired_model_answers_410_with_its_successor_and_answers_again_when_t
     gone = wait_for(lambda: (answer := endpoint.infer()).status_code == 410 and answer)
     assert gone.json()["error"] == "model 'toy' was retired: replaced; ask 'toy2' instead"
     assert endpoint.of()["retired"] == gone.json()["error"]
-    assert "toy" not in json.loads((endpoint.copies / "serving.json").read_text())["models"]
+    remembered = endpoint.copies / "serving.json"  # written when it is known, which is after it is so
+    wait_for(lambda: "toy" not in json.loads(remembered.read_text())["models"])
     marks.put("toy", "retire", None, who="kim", reason="a mistake", undo=True)
     endpoint.refresh()
     endpoint.wait_serving(digest)
