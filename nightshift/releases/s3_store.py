@@ -54,8 +54,7 @@ class S3Store:
             if self._profile or not os.environ.get("AWS_ACCESS_KEY_ID"):
                 keys, configured = _keys(self._profile)
                 self._endpoint = self._endpoint or (self._where if self._where != AWS else configured)
-            made: Any = _obstore().store.S3Store
-            self._made = made(
+            self._made = _obstore().store.S3Store(
                 self.bucket,
                 # Path style works with every server; a name per bucket needs DNS that SeaweedFS and others lack.
                 config={"virtual_hosted_style_request": True} if self._where == AWS else {"endpoint": self._where},

@@ -158,7 +158,8 @@ async def inflated(data: bytes, encoding: str, call: Call, room: Room, most: int
             raise RequestError(400, f"the body is not {encoding}: {error}") from None
         rest, size = reader.unconsumed_tail, size + len(parts[-1])
         if size > most:
-            raise RequestError(413, f"the body inflates to more than {most:,} bytes; send the batch in parts")
+            limit = f"{most >> 20} MiB" if most >> 20 else f"{most >> 10} KiB"
+            raise RequestError(413, f"the body inflates to more than {limit}; send the batch in parts")
     if not reader.eof or reader.unused_data:
         raise RequestError(400, f"the body is not one whole {encoding} stream")
     room.give_back(call, _PART * len(parts) - size)

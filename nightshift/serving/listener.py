@@ -9,8 +9,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-from nightshift.serving import http1
-from nightshift.serving.http1 import Connection, Handler
+from nightshift.serving.http1 import HEAD_S, Connection, Handler
 
 _TICK_S = 0.25
 _AT_ONCE = 256  # connections that are accepted in one turn of the loop
@@ -102,7 +101,7 @@ class Listener:
                 self._accept(False)
                 return
             accepted.setblocking(False)
-            more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": http1.HEAD_S} if self.tls else {}
+            more: dict[str, Any] = {"ssl": self.tls, "ssl_handshake_timeout": HEAD_S} if self.tls else {}
             task = loop.create_task(self._open(accepted, more))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
