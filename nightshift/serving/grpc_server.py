@@ -32,11 +32,10 @@ SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 _STREAMS = 100  # calls under way on one connection
 _CALLS = 1000  # and on all
-_CONNECTIONS = 512
 _HEAD = 64 << 10  # bytes of a call's headers
 _WINDOW = 1 << 20  # bytes that a connection may send before they are asked for
 _UNTAKEN_S = 30.0  # for an answer to be taken
-_IDLE_S = 600.0  # that a connection may have no call; a client's library makes a new one unnoticed
+_IDLE_S = 75.0  # that a connection may have no call, also a first one; a client's library makes a new one unnoticed
 _GRACE_S = 30.0  # for what is under way when the endpoint stops
 _SMALL, _SMALL_S = 64 << 10, 2.0  # bytes and seconds of a message that needs no key, which is a name or two
 _LONGEST = 1000  # characters of a fault: some quote what the client sent, and its library takes 8 KiB of trailers
@@ -234,11 +233,12 @@ class Grpc:
 
 @contextlib.asynccontextmanager
 async def listening(
-    services: Grpc, address: str, port: int, tls: tuple[Path, Path] | None, shared: bool, log_json: bool
+    services: Grpc, address: str, port: int, most: int, tls: tuple[Path, Path] | None, shared: bool, log_json: bool
 ) -> AsyncIterator[None]:
     """Answers until it is left, and then what is under way. OSError when it cannot listen there.
 
-    ``shared`` lets other processes listen there too; ``log_json`` is for the little that h2corn says itself.
+    It holds ``most`` connections, and others wait; ``shared`` lets other processes listen there too; ``log_json`` is
+    for the little that h2corn says itself.
     """
     of_message = h2corn.RequestPolicy(
         path="/*",
@@ -262,7 +262,7 @@ async def listening(
             request_policies=(of_message,),
             max_concurrent_streams=_STREAMS,
             limit_concurrency=_CALLS,
-            limit_connections=_CONNECTIONS,
+            limit_connections=most,
             h2_initial_stream_window_size=_WINDOW,
             h2_initial_connection_window_size=_WINDOW,
             h2_max_header_list_size=_HEAD,

@@ -35,7 +35,8 @@ from nightshift.serving.samples import Plan
 from nightshift.serving.statistics import Statistics
 from nightshift.serving.watch import Watch
 
-_CONNECTIONS = 2048  # that one process holds; as many again wait in the kernel's queue
+_CONNECTIONS = 2048  # that one process holds over HTTP; as many again wait in the kernel's queue
+_GRPC_CONNECTIONS = 512  # and over gRPC, where one carries many calls
 _OTHER_FILES = 256
 _REFUSED = orjson.dumps({"error": TOO_MUCH})
 _PATIENCE_S = 30.0  # for what is under way when the endpoint stops
@@ -113,7 +114,8 @@ def is_taken(host: str, port: int) -> bool:
 async def _serve(rest: Rest, settings: Settings) -> None:
     follower, guard = rest.follower, rest.guard
     host, port, tls = settings.host, settings.port, settings.tls
-    http = Listener(_handler(rest), _connections())
+    http_most, grpc_most = _connections()
+    http = Listener(_handler(rest), http_most)
 
     def stop() -> None:
         log.info("stopping: requests under way are answered first")
@@ -135,7 +137,7 @@ async def _serve(rest: Rest, settings: Settings) -> None:
 
             rpc = grpc_server.Grpc(rest.front)
             listening = grpc_server.listening(
-                rpc, host, settings.grpc_port, tls, settings.count > 1, logs.is_json(settings.log_json)
+                rpc, host, settings.grpc_port, grpc_most, tls, settings.count > 1, logs.is_json(settings.log_json)
             )
             await beside.enter_async_context(listening)
         await stopping.wait()
@@ -149,15 +151,18 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     log.info("stopped")
 
 
-def _connections() -> int:
-    """How many connections this process may hold: each is an open file, of which it allows itself more if it can."""
+def _connections() -> tuple[int, int]:
+    """How many connections this process may hold over HTTP and over gRPC: each is an open file, of which it allows
+    itself more if it can; of fewer than it wants, both have their share.
+    """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed, most = (limit if limit != resource.RLIM_INFINITY else 1 << 20 for limit in limits)
-    wanted = _CONNECTIONS + _OTHER_FILES
-    if allowed < wanted:
-        allowed = min(wanted, most)
+    wanted = _CONNECTIONS + _GRPC_CONNECTIONS
+    if allowed < wanted + _OTHER_FILES:
+        allowed = min(wanted + _OTHER_FILES, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, limits[1]))
-    return max(1, min(_CONNECTIONS, allowed - _OTHER_FILES))
+    left = min(wanted, allowed - _OTHER_FILES)
+    return max(1, left * _CONNECTIONS // wanted), max(1, left * _GRPC_CONNECTIONS // wanted)
 
 
 def _handler(rest: Rest) -> Handler:
