@@ -22,11 +22,11 @@ PYTHON = (3, 11, 4)  # the first whose tarfile unpacks safely
 INSTALL_GB = {"cpu": 2.4, "cuda": 7.5}
 NIGHT_GB = 1.5
 INSTALL_MINUTES, NIGHT_MINUTES = 4, 6
-PORTS = {
-    "Airflow": ("airflow", "NIGHTSHIFT_AIRFLOW_PORT", 8080),
-    "S3": ("s3", "NIGHTSHIFT_S3_PORT", 8333),
-    "endpoint": ("endpoint", "NIGHTSHIFT_ENDPOINT_PORT", 8000),
-    "gRPC": ("grpc", "NIGHTSHIFT_GRPC_PORT", 8001),
+PORTS = {  # by what they are for: their name in ports.json, the variable that moves them, and the process that listens
+    "Airflow": ("airflow", "NIGHTSHIFT_AIRFLOW_PORT", 8080, "airflow-api-server"),
+    "S3": ("s3", "NIGHTSHIFT_S3_PORT", 8333, "s3"),
+    "endpoint": ("endpoint", "NIGHTSHIFT_ENDPOINT_PORT", 8000, "endpoint"),
+    "gRPC": ("grpc", "NIGHTSHIFT_GRPC_PORT", 8001, "endpoint"),
 }
 MANAGERS = {
     "apt-get": "sudo apt-get install -y",
@@ -112,7 +112,7 @@ def check_disk(root: Path) -> Finding:
 
 
 def check_port(root: Path, name: str, environ: dict[str, str]) -> Finding:
-    key, variable, default = PORTS[name]
+    key, variable, default, process = PORTS[name]
     kept = read(root / ".nightshift" / "ports.json")
     text = environ.get(variable) or str(kept.get(key, default))
     label = "port"
@@ -121,7 +121,7 @@ def check_port(root: Path, name: str, environ: dict[str, str]) -> Finding:
     port = int(text)
     if port_is_free(port):
         return Finding(label, True, f"{port} for {name} ({variable} changes it)")
-    if kept.get(key) == port and runs(root, "airflow-api-server" if key == "airflow" else key):
+    if kept.get(key) == port and runs(root, process):
         return Finding(label, True, f"{port} for {name}: this checkout's own runs there")
     words = f"{port}, meant for {name}, is taken by another program"
     return Finding(label, False, words, f"stop it, or choose another: {variable}=<port> make night")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nightshift import preflight
 from nightshift.errors import NightshiftError
 from nightshift.releases.signing import own_key
 from nightshift.stack import endpoint, runs
@@ -59,6 +60,14 @@ def test_what_serves_is_signed_with_the_checkouts_key_which_the_endpoint_demands
     assert endpoint.answer(project.stack)["models"]["mnist-mlp"]["signed_by"] == key.public.id
     (row,) = json.loads(project.nightshift("releases", "--json").stdout)
     assert (row["signed"], row["signed_by"]) == (True, [key.public.id])
+
+
+def test_who_looks_before_the_next_night_knows_the_ports_that_this_stack_holds(project):
+    ports = [found for found in preflight.look(project.root, dict(project.env)) if found.name == "port"]
+    assert len(ports) == len(preflight.PORTS)
+    for found in ports:
+        assert found.ok, found.line()
+        assert "this checkout's own runs there" in found.words
 
 
 def test_the_curl_line_works_when_pasted(project, first):

@@ -64,12 +64,15 @@ def test_a_taken_port_stops_and_names_the_variable_that_moves_it(tmp_path: Path,
     assert found.next_step == "stop it, or choose another: NIGHTSHIFT_S3_PORT=<port> make night"
 
 
-def test_a_port_that_this_checkouts_own_stack_holds_is_well(tmp_path: Path, listening: int) -> None:
+@pytest.mark.parametrize(("name", "key", "process"), [("S3", "s3", "s3"), ("gRPC", "grpc", "endpoint")])
+def test_a_port_that_this_checkouts_own_stack_holds_is_well(
+    tmp_path: Path, listening: int, name: str, key: str, process: str
+) -> None:
     (tmp_path / ".nightshift" / "run").mkdir(parents=True)
-    (tmp_path / ".nightshift" / "ports.json").write_text(json.dumps({"s3": listening}))
-    assert preflight.check_port(tmp_path, "S3", {}).ok is False
-    (tmp_path / ".nightshift" / "run" / "s3.json").write_text(json.dumps({"pid": os.getpid()}))
-    assert preflight.check_port(tmp_path, "S3", {}).ok is True
+    (tmp_path / ".nightshift" / "ports.json").write_text(json.dumps({key: listening}))
+    assert preflight.check_port(tmp_path, name, {}).ok is False
+    (tmp_path / ".nightshift" / "run" / f"{process}.json").write_text(json.dumps({"pid": os.getpid()}))
+    assert preflight.check_port(tmp_path, name, {}).ok is True
 
 
 def test_a_full_disk_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
