@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nightshift.releases.errors import ReleaseCorrupt
 from nightshift.releases.manifest import digest, refuse_newer
+from nightshift.releases.store import Store
 
 FORMAT = 1
 
@@ -27,6 +28,21 @@ def dump(entry: Entry) -> bytes:
     """The bytes of an entry, with its checksum."""
     said = entry.model_dump(mode="json")
     return _canonical({**said, "sha256": digest(_canonical(said))})
+
+
+def read(store: Store, key: str, kind: type[Kind]) -> Kind:
+    """The entry that is listed under this key. Raises what ``load`` does, also when it cannot be read."""
+    where = f"{store.url}/{key}"
+    try:
+        return load(store.get(key), kind, where)
+    except KeyError:
+        raise ReleaseCorrupt(f"{where} is listed and cannot be read", "bring back a copy, or remove it") from None
+
+
+def demand_place(store: Store, key: str, own: str) -> None:
+    """Raises ReleaseCorrupt for an entry that lies under another key than its own: nobody said there what it says."""
+    if key != own:
+        raise ReleaseCorrupt(f"{store.url}/{key} is a copy of {own} and says nothing here", "remove it")
 
 
 def load(data: bytes, kind: type[Kind], where: str) -> Kind:

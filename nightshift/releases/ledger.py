@@ -9,6 +9,7 @@ the requests; proven means that an order for a champion may follow. A writer tha
 never a gap: the next writer settles it after its deadline. All times are the store's, whatever the writers' clocks say.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
@@ -84,6 +85,7 @@ class Outcome(entries.Entry):
 
 Entry = TypeVar("Entry", Order, Outcome)
 History = list[tuple[Order, Outcome | None]]
+_ORDER = re.compile(r"ledger/([^/]+)/orders/[0-9]{8,}\.json")  # what else lies there, such as a copy, is none
 
 
 def now() -> datetime:
@@ -100,13 +102,16 @@ class Ledger:
 
     def models(self) -> list[str]:
         """Models with at least one order."""
-        keys = [key.split("/") for key in self.store.list("ledger/")]
-        return sorted({parts[1] for parts in keys if len(parts) == 4 and parts[2] == "orders"})
+        return sorted({found[1] for key in self.store.list("ledger/") if (found := _ORDER.fullmatch(key))})
+
+    def forget(self) -> None:
+        """Read everything again: the store is another than it was."""
+        self._read.clear()
 
     def newest(self, model: str) -> Order | None:
         """The order with the highest number, whatever became of it."""
-        keys = self.store.list(f"ledger/{model}/orders/")
-        return self._get(keys[-1], Order) if keys else None
+        keys = self._order_keys(model)
+        return self._order(keys[-1]) if keys else None
 
     def orders(self, model: str) -> list[Order]:
         """All orders, oldest first."""
@@ -116,13 +121,13 @@ class Ledger:
         """All orders with their outcomes (None while there is none), oldest first."""
         return list(reversed(list(self._newest_first(model))))
 
-    def candidates(self, model: str) -> Iterator[Order]:
-        """What an endpoint may serve, best first: orders without outcome, newest first, then the champion."""
+    def candidates(self, model: str) -> Iterator[tuple[Order, Outcome | None]]:
+        """What an endpoint may serve, best first: orders without outcome, newest first, then the champion, proven."""
         for order, outcome in self._newest_first(model):
             if order.kind == "canary":
                 continue
             if outcome is None or outcome.state == "proven":
-                yield order
+                yield order, outcome
             if outcome is not None and outcome.state == "proven":
                 return
 
@@ -137,7 +142,7 @@ class Ledger:
 
     def wanted(self, model: str) -> Order | None:
         """What endpoints serve: the newest order that is proven or has no outcome yet."""
-        return next(self.candidates(model), None)
+        return next((order for order, _ in self.candidates(model)), None)
 
     def order(
         self,
@@ -188,7 +193,7 @@ class Ledger:
             )
             key = _order_key(model, order.sequence)
             # A put that timed out and was sent again finds its own first try: ours by the id, not by the answer.
-            if self.store.put_new(key, entries.dump(order)) or self._get(key, Order).id == identity:
+            if self.store.put_new(key, entries.dump(order)) or self._order(key).id == identity:
                 return order
 
     def settle(self, order: Order, outcome: Outcome) -> Outcome:
@@ -201,15 +206,23 @@ class Ledger:
         """Lazily: who needs the champion does not read a year of orders."""
         outcomes = set(self.store.list(f"ledger/{model}/outcomes/"))
         # Orders are listed after outcomes: what was settled in between is read as not yet settled, never the reverse.
-        for key in reversed(self.store.list(f"ledger/{model}/orders/")):
-            order = self._get(key, Order)
+        for key in reversed(self._order_keys(model)):
+            order = self._order(key)
             beside = _outcome_key(model, order.sequence)
             yield order, self._get(beside, Outcome) if beside in outcomes else None
+
+    def _order_keys(self, model: str) -> list[str]:
+        return [key for key in self.store.list(f"ledger/{model}/orders/") if _ORDER.fullmatch(key)]
+
+    def _order(self, key: str) -> Order:
+        order = self._get(key, Order)
+        entries.demand_place(self.store, key, _order_key(order.model, order.sequence))
+        return order
 
     def _get(self, key: str, kind: type[Entry]) -> Entry:
         found = self._read.get(key)
         if not isinstance(found, kind):
-            found = self._read[key] = entries.load(self.store.get(key), kind, f"{self.store.url}/{key}")
+            found = self._read[key] = entries.read(self.store, key, kind)
         return found
 
 

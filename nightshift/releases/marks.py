@@ -6,6 +6,7 @@ Of the marks of one kind on one thing the newest counts. A kept release is never
 again, and its mark is the tombstone; a mark without a digest retires the model: endpoints then answer 410.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 from uuid import uuid4
@@ -20,6 +21,7 @@ from nightshift.releases.store import Store
 
 What = Literal["keep", "retire"]
 WHATS: tuple[What, ...] = ("keep", "retire")
+_MARK = re.compile(r"ledger/[^/]+/marks/[0-9]{8,}\.json")  # what else lies there, such as a copy, is none
 
 
 class Mark(Entry):
@@ -48,7 +50,11 @@ class Marks:
 
     def of(self, model: str) -> list[Mark]:
         """All marks of a model and its releases, oldest first."""
-        return [self._get(key) for key in self.store.list(f"ledger/{model}/marks/")]
+        return [self._get(key) for key in self.store.list(f"ledger/{model}/marks/") if _MARK.fullmatch(key)]
+
+    def forget(self) -> None:
+        """Read everything again: the store is another than it was."""
+        self._read.clear()
 
     def put(
         self,
@@ -77,15 +83,21 @@ class Marks:
                 reason=reason,
                 at=self.clock(),
             )
-            key = f"ledger/{model}/marks/{mark.sequence:08d}.json"
+            key = _key(model, mark.sequence)
             # A put that timed out and was sent again finds its own first try: ours by the id, not by the answer.
             if self.store.put_new(key, entries.dump(mark)) or self._get(key).id == identity:
                 return mark
 
     def _get(self, key: str) -> Mark:
         if key not in self._read:
-            self._read[key] = entries.load(self.store.get(key), Mark, f"{self.store.url}/{key}")
+            mark = entries.read(self.store, key, Mark)
+            entries.demand_place(self.store, key, _key(mark.model, mark.sequence))
+            self._read[key] = mark
         return self._read[key]
+
+
+def _key(model: str, sequence: int) -> str:
+    return f"ledger/{model}/marks/{sequence:08d}.json"
 
 
 def standing(marks: Sequence[Mark], what: What, digest: str | None) -> Mark | None:

@@ -31,6 +31,7 @@ _INLINE_S = 0.002  # an item's cost up to which a model runs in the event loop
 _TURN_S = 0.005  # the most that one batch may hold up the loop
 _MAX_BATCH = 32  # items; more wins nothing
 _FORGET = 0.1  # weight of the newest cost in the running mean
+_QUIET_S = 1.0  # without a request, after which what a turn takes is learned anew
 _FORGET_TURN = 0.01  # of the newest turn: a batch's requests end together, so most turns are short and a few long
 
 
@@ -78,7 +79,7 @@ class Lane:
         """
         now = time.perf_counter()
         # A stall is not a turn; what has become slower is believed step by step.
-        turn = min(now - max(self.left, since), 10 * self.turn * batch)
+        turn = min(now - max(self.left, since), 10 * self.turn * min(batch, _MAX_BATCH))
         self.turn += _FORGET_TURN * (turn - self.turn)
         self.left = now
 
@@ -101,6 +102,8 @@ class Inference:
         """Let a request of ``call.model`` in, until ``leave``. Raises RequestError 503 if its turn is too far away."""
         model = _model(call)
         lane = self._lane(model)
+        if not lane.inside and time.perf_counter() - lane.left > _QUIET_S:
+            lane.turn = lane.cost  # it may have been of a few requests that were a thousand times as big
         ahead = lane.inside * lane.turn
         if ahead > self._wait and lane.inside >= self._threads:
             said = f"{model.name} has {ahead:.1f} s of requests to answer first; ask again"
@@ -131,7 +134,7 @@ class Inference:
         call.items, call.inputs = batch_of(arrays), arrays
         if lane.cost * call.items > _INLINE_S:
             results = await self._in_thread(model, lane, call, arrays, names, timeout)
-        elif model.can_batch and lane.is_shared():
+        elif model.can_batch and _has_rows(arrays, call.items) and lane.is_shared():
             ready = asyncio.get_running_loop().create_future()
             lane.waiting.append(_Asked(call, arrays, tuple(names), ready, time.perf_counter(), timeout))
             if not lane.flush_at_end:
@@ -182,6 +185,11 @@ def _run_alone(
     return model.run(arrays, names), time.thread_time() - spent
 
 
+def _has_rows(arrays: dict[str, np.ndarray], items: int) -> bool:
+    """Whether all inputs have so many rows: those of another request would else be given to the wrong one."""
+    return len(arrays) == 1 or all(len(array) == items for array in arrays.values())
+
+
 def _model(call: Call) -> LoadedModel:
     if call.model is None:
         raise ValueError("the call was not routed to a model")
@@ -224,6 +232,8 @@ def _run_together(model: LoadedModel, lane: Lane, batch: list[_Asked]) -> None:
         else:
             together = {name: np.concatenate([asked.arrays[name] for asked in batch]) for name in batch[0].arrays}
             results, parts, at = model.run(together, batch[0].names), [], 0
+            if any(len(result) != sum(asked.call.items for asked in batch) for result in results):
+                raise ValueError(f"{model.name} has not one row of every output for each row of its inputs")
             for asked in batch:
                 parts.append([result[at : at + asked.call.items] for result in results])
                 at += asked.call.items

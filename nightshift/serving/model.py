@@ -44,7 +44,7 @@ class LoadedModel:
 
     ``inputs`` and ``outputs`` are the tensors of its signature by name. ``seconds`` is what the fastest of its golden
     requests took of a core. ``can_batch`` says whether requests may run together: every tensor's first dimension is
-    free, and only that. ``forms`` is what ``protocol`` remembers of requests that it was asked, by their first bytes.
+    free, and only that, and golden requests are answered together as each is alone. ``forms`` is what ``protocol`` remembers of requests that it was asked, by their first bytes.
     """
 
     def __init__(self, manifest: Manifest, digest: str, session: onnxruntime.InferenceSession):
@@ -150,7 +150,26 @@ def load(folder: Path, model: str, digest: str) -> LoadedModel:
         wrong = golden.difference(case.outputs, answer, requests.tolerance)
         if wrong:
             raise ReleaseRefused(f"golden request {index + 1} disagrees: {wrong}")
+    loaded.can_batch = loaded.can_batch and _answers_by_row(loaded, requests)
     return loaded
+
+
+def _answers_by_row(model: LoadedModel, requests: golden.Golden) -> bool:
+    """Whether two golden requests are answered together as each is alone: a program may look across its rows."""
+    asked = [tensors.read(case.inputs, model.inputs) for case in (requests.cases[0], requests.cases[-1])]
+    names = list(model.outputs)
+    try:
+        alone = [model.run(arrays, names) for arrays in asked]
+        together = model.run({name: np.concatenate([arrays[name] for arrays in asked]) for name in asked[0]}, names)
+        pairs = [(np.concatenate(apart), found) for *apart, found in zip(*alone, together, strict=True)]
+    except (RequestError, ValueError):
+        return False
+    return all(
+        np.allclose(apart, found, rtol=0, atol=requests.tolerance, equal_nan=True)
+        if apart.shape == found.shape and apart.dtype.kind == "f"
+        else np.array_equal(apart, found)
+        for apart, found in pairs
+    )
 
 
 def _compare(what: str, expected: tuple[Tensor, ...], found: list[Any]) -> None:

@@ -120,9 +120,8 @@ def _named(tensors: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def batch_of(arrays: Mapping[str, np.ndarray]) -> int:
-    """Items of a request: the first dimension of its first input; 1 of a scalar."""
-    first = next(iter(arrays.values()))
-    return int(first.shape[0]) if first.ndim else 1
+    """Items of a request: the first dimension of its inputs, of the longest if they differ; 1 of a scalar."""
+    return max(len(array) if array.ndim else 1 for array in arrays.values())
 
 
 def write(name: str, datatype: str, array: np.ndarray) -> dict[str, Any]:

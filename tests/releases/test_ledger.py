@@ -71,7 +71,10 @@ def test_an_endpoint_falls_back_to_the_champion_and_no_further(ledger: Ledger) -
         settle(ledger, put(ledger, letter), "proven")
     settle(ledger, put(ledger, "c"), "refused")
     put(ledger, "d")
-    assert [order.digest[0] for order in ledger.candidates("toy")] == ["d", "b"]
+    assert [(order.digest[0], bool(outcome)) for order, outcome in ledger.candidates("toy")] == [
+        ("d", False),
+        ("b", True),
+    ]
 
 
 def test_the_first_outcome_stands(ledger: Ledger) -> None:

@@ -1,19 +1,27 @@
 """Those that are ready together run together and each gets its own answer; who is alone runs at once."""
 
 import asyncio
+import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
+from nightshift.releases import manifest as manifests
+from nightshift.releases.manifest import GOLDEN, PROGRAM
 from nightshift.serving.call import Call
 from nightshift.serving.grpc_server import Patience
 from nightshift.serving.inference import Inference, Lane
-from nightshift.serving.model import LoadedModel
+from nightshift.serving.model import LoadedModel, load
 from nightshift.serving.tensors import RequestError
-from tests.releases.make import SHAPE
+from tests.releases.make import SHAPE, make_release
 from tests.serving.calls import loaded
+from tests.serving.types_release import ONNX, make_types_release
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +141,66 @@ def test_a_batch_whose_answers_leave_together_has_cost_the_turns_of_all(
         for _ in range(32):
             lane.answered(since, 32)
     assert lane.turn == pytest.approx(1e-3, rel=0.3)
+
+
+def test_a_request_whose_inputs_have_other_numbers_of_rows_shifts_nobody_elses(tmp_path: Path):
+    kinds = {name: ONNX[name] for name in ("FP32", "INT64")}
+    model = load(tmp_path / "types", "types", make_types_release(tmp_path / "types", kinds=kinds))
+    assert model.can_batch
+
+    def rows(number: int, more: int = 0) -> dict[str, np.ndarray]:
+        integers = np.full((1 + more, 2), number, np.int64)
+        return {"in_FP32": np.full((1, 2), number, np.float32), "in_INT64": integers}
+
+    async def ask(inference: Inference, arrays: dict[str, np.ndarray]) -> tuple[Call, list[np.ndarray]]:
+        call = Call("one", "rest", "infer", time.perf_counter(), model=model)
+        inference.admit(call)
+        await asyncio.sleep(0)
+        found = await inference.run(call, arrays, list(model.outputs))
+        inference.leave(call)
+        return call, found
+
+    async def all_ask() -> list[tuple[Call, list[np.ndarray]]]:
+        inference = Inference()
+        await asyncio.gather(*(ask(inference, rows(0)) for _ in range(2)))  # from now on they expect company
+        return await asyncio.gather(*(ask(inference, arrays) for arrays in asks))
+
+    asks = [rows(1), rows(2, more=1), rows(3), rows(4)]
+    found = asyncio.run(all_ask())
+    assert [call.batch for call, _ in found] == [3, 2, 3, 3]
+    for arrays, (_, answers) in zip(asks, found, strict=True):
+        for given, answer in zip(arrays.values(), answers, strict=True):
+            np.testing.assert_array_equal(given, answer)
+
+
+def test_a_program_that_looks_across_its_rows_answers_each_request_alone(tmp_path: Path):
+    """It takes the mean of all rows off each: its tensors look like those of any other."""
+    folder = tmp_path / "release"
+    make_release(folder)
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Cast", ["image"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["numbers"], ["sums"], axes=[2, 3], keepdims=0),
+        helper.make_node("ReduceMean", ["sums"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["sums", "mean"], ["probabilities"]),
+    ]
+    inputs = [value("image", TensorProto.UINT8, ["batch", *SHAPE])]
+    outputs = [value("probabilities", TensorProto.FLOAT, ["batch", SHAPE[0]])]
+    graph = helper.make_graph(nodes, "mean", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / PROGRAM)
+    session = onnxruntime.InferenceSession(folder / PROGRAM)
+    cases = []
+    for number in (3, 200):
+        image = np.arange(number, number + np.prod(SHAPE), dtype=np.uint8).reshape(1, *SHAPE)
+        (answer,) = session.run(None, {"image": image})
+        data = {"datatype": "UINT8", "shape": list(image.shape), "data": image.ravel().tolist()}
+        said = {"datatype": "FP32", "shape": list(answer.shape), "data": answer.ravel().tolist()}
+        cases.append({"inputs": [{"name": "image", **data}], "outputs": [{"name": "probabilities", **said}]})
+    (folder / GOLDEN).write_text(json.dumps({"format": 1, "tolerance": 1e-4, "cases": cases}))
+    signature = {
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}],
+        "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, SHAPE[0]]}],
+    }
+    about = {"model": "toy", "task": "tensors", "input": {"kind": "tensor"}, "lineage": {"opponent": None}}
+    digest = manifests.write(folder, manifests.build(folder, signature=signature, verdict="pass", **about))
+    assert not load(folder, "toy", digest).can_batch
