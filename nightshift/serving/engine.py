@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nightshift.releases.manifest import short
 from nightshift.serving.model import LoadedModel
-from nightshift.serving.tensors import RequestError
+from nightshift.serving.tensors import RequestError, ask_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._models: dict[str, Served] = {}
+        self.is_complete = True  # False until who fills it has looked at all that there is
         self.tombstones: dict[str, dict[str, str]] = {}
         """Of each model what was retired, by digest ("" is the model itself), and the sentence for who asks."""
 
@@ -57,7 +58,8 @@ class Engine:
     def find(self, name: str, version: str | None) -> tuple[LoadedModel, str]:
         """The model that answers, and its role: champion, canary (by a coin of its weight) or pinned.
 
-        ``version`` is the digest of anything that is loaded, or the digest's short form. RequestError 404, 410.
+        ``version`` is the digest of anything that is loaded, or the digest's short form. RequestError 404, 410; 503 as
+        long as nobody knows which models there are.
         """
         served = self._models.get(name)
         if served is not None:
@@ -72,6 +74,8 @@ class Engine:
         for digest, sentence in self.tombstones.get(name, {}).items():
             if not digest or version in (digest, short(digest)):
                 raise RequestError(410, sentence)
+        if served is None and not self.is_complete:
+            raise ask_again("nothing is loaded yet; ask again")
         if served is None:
             known = ", ".join(self.names()) or "none yet"
             raise RequestError(404, f"there is no model {name!r} here (models: {known})")

@@ -44,7 +44,8 @@ class LoadedModel:
 
     ``inputs`` and ``outputs`` are the tensors of its signature by name. ``seconds`` is what the fastest of its golden
     requests took of a core. ``can_batch`` says whether requests may run together: every tensor's first dimension is
-    free, and only that, and golden requests are answered together as each is alone. ``forms`` is what ``protocol`` remembers of requests that it was asked, by their first bytes.
+    free, and only that, and golden requests are answered together as each is alone. ``forms`` is what ``protocol``
+    remembers of requests that it was asked, by their first bytes.
     """
 
     def __init__(self, manifest: Manifest, digest: str, session: onnxruntime.InferenceSession):

@@ -38,11 +38,12 @@ log = logging.getLogger("nightshift.serving")
 class Peers:
     """The workers of one endpoint, as one of them sees them. Without a folder it is alone.
 
-    ``number`` is its own, from 0; ``count`` is how many there are.
+    ``number`` is its own, from 0; ``count`` is how many there are; ``again`` says that it takes a dead one's place.
     """
 
-    def __init__(self, folder: Path | None = None, number: int = 0, count: int = 1):
+    def __init__(self, folder: Path | None = None, number: int = 0, count: int = 1, again: bool = False):
         self.folder = folder
+        self.again = again
         self.number = number
         self.count = count
         self.answers: dict[str, Callable[[], Any]] = {}
@@ -59,25 +60,30 @@ class Peers:
         """What each worker answers, in the order of their numbers; None for one that is silent."""
         return list(await asyncio.gather(*(self._ask(number, word) for number in range(self.count))))
 
-    def agree(self, model: str, sequence: int, fault: str = "") -> str | None:
-        """Vote on an order that this worker has loaded, or refuses for a fault, and wait for the others' votes.
+    def vote(self, model: str, sequence: int, fault: str = "") -> None:
+        """Tell the others that this worker has loaded an order, or refuses it for a fault."""
+        if self.folder:
+            mine = self.folder / f"{model}.{sequence}.{self.number}"
+            written = self.folder / f".{mine.name}"
+            written.write_text(fault)
+            written.rename(mine)
+
+    def agree(self, model: str, sequence: int, fault: str = "", may_be_overtaken: bool = True) -> str | None:
+        """Vote on an order, and wait for the others' votes.
 
         Returns the first fault that anyone found, "" when there is none, and None when another is at a newer order
         already: then read the ledger again. Who is silent for AGREE_S is not waited for. For the follower's thread.
         """
         if self.folder is None:
             return fault
-        mine = self.folder / f"{model}.{sequence}.{self.number}"
-        written = self.folder / f".{mine.name}"
-        written.write_text(fault)
-        written.rename(mine)
+        self.vote(model, sequence, fault)
         until = time.monotonic() + AGREE_S
         while True:
             votes = [self.folder / f"{model}.{sequence}.{number}" for number in range(self.count)]
             faults = [vote.read_text() for vote in votes if vote.exists()]
             if any(faults) or len(faults) == self.count or time.monotonic() > until:
                 return next(filter(None, faults), "")
-            if _newest_vote(self.folder, model) > sequence:
+            if may_be_overtaken and _newest_vote(self.folder, model) > sequence:
                 return None
             time.sleep(0.01)
 
@@ -166,7 +172,7 @@ class _Parent:
             log.error("process %d of the endpoint (pid %d) ended with %d; it is started again", worker, pid, code)
             if lived < _YOUNG_S:
                 time.sleep(1)
-            self._start(worker)
+            self._start(worker, again=True)
         return status
 
     def _stop(self, *_: Any) -> None:
@@ -175,15 +181,15 @@ class _Parent:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, again: bool = False) -> None:
         pid = os.fork()
         if pid == 0:
-            self._be_worker(number)
+            self._be_worker(number, again)
         self.workers[pid] = (number, time.monotonic())
         if self.stopping:
             self._stop()  # the signal came between the decision and the fork
 
-    def _be_worker(self, number: int) -> None:
+    def _be_worker(self, number: int, again: bool) -> None:
         status = 1
         try:
             for name in (signal.SIGTERM, signal.SIGINT):
@@ -191,7 +197,7 @@ class _Parent:
             reading, writing = self.lifeline
             os.close(writing)
             threading.Thread(target=_end_with_parent, args=(reading,), daemon=True).start()
-            self.work(Peers(self.folder, number, self.count))
+            self.work(Peers(self.folder, number, self.count, again))
             status = 0
         except BaseException:
             log.exception("process %d of the endpoint failed", number)

@@ -1,6 +1,7 @@
 """The endpoint follows the ledger: real processes, real releases, kills and damage included."""
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from nightshift.releases.ledger import Outcome, now
 from nightshift.releases.marks import Marks
+from nightshift.serving.follow import _COPIES
 from tests.serving.world import Endpoint, World, wait_for
 
 
@@ -340,3 +342,85 @@ def test_several_models_are_served_side_by_side_and_one_bad_one_disturbs_no_othe
     endpoint.wait_serving(other, "other")
     assert endpoint.infer("other").headers["nightshift-model"] == "other"
     assert endpoint.of("bad")["serving"] is None
+
+
+def test_a_slow_champion_comes_back_when_what_followed_it_is_refused(world: World, start) -> None:
+    slow, fast = world.publish(0, slow=True), world.publish(1)
+    world.order(slow, "proven", slower=10.0)
+    endpoint = start()
+    endpoint.wait_serving(slow)
+    order = world.order(fast, slower=10.0)
+    endpoint.refresh()
+    endpoint.wait_serving(fast)
+    world.ledger.settle(order, Outcome(state="refused", reason="a replica is away", fault="endpoint", at=now()))
+    endpoint.refresh()
+    endpoint.wait_serving(slow)
+
+
+def test_what_is_too_slow_is_refused_by_an_endpoint_that_starts_too(world: World, start) -> None:
+    fast, slow = world.publish(0), world.publish(1, slow=True)
+    world.order(fast, "proven")
+    world.order(slow, slower=10.0)  # its writer died: nobody settles it
+    endpoint = start()
+    wait_for(lambda: (endpoint.of().get("refused") or {}).get("kind") == "slow")
+    assert endpoint.of()["serving"] == fast
+
+
+def test_a_champion_that_is_damaged_where_it_lies_keeps_a_new_endpoint_unready_and_serves_when_it_is_mended(
+    world: World, start
+) -> None:
+    digest, other = world.publish(), world.publish(model="other")
+    world.order(digest, "proven")
+    world.order(other, "proven", model="other")
+    program = world.folder / "registry" / "releases" / "toy" / digest / "model.onnx"
+    whole = program.read_bytes()
+    program.write_bytes(whole[:-1] + b"x")
+    endpoint = start()
+    endpoint.wait_serving(other, "other")
+    wait_for(lambda: endpoint.of().get("refused"))
+    assert endpoint.client.get("/v2/health/ready").status_code == 503
+    assert "toy" in endpoint.status()["problem"]
+    program.write_bytes(whole)
+    endpoint.refresh()
+    endpoint.wait_serving(digest)
+    wait_for(lambda: endpoint.answers("/v2/health/ready"))
+
+
+def test_copies_of_entries_order_nothing(world: World, start) -> None:
+    first, second = world.publish(0), world.publish(1)
+    world.order(first, "proven")
+    world.order(second, "proven")
+    orders = world.folder / "registry" / "ledger" / "toy" / "orders"
+    (orders / "Copy of 00000001.json").write_bytes((orders / "00000001.json").read_bytes())
+    shutil.copytree(orders.parent, orders.parents[1] / "toy.bak")
+    endpoint = start()
+    endpoint.wait_serving(second)
+    wait_for(lambda: "toy.bak/orders/00000002.json is a copy of" in (endpoint.status()["problem"] or ""))
+    assert endpoint.of("toy.bak").get("serving") is None
+    assert endpoint.infer().headers["nightshift-digest"] == second
+
+
+def test_an_entry_that_cannot_be_read_stops_its_own_model_only(world: World, start) -> None:
+    digest = world.publish(model="zoo")
+    world.order(world.publish(), "proven")
+    world.order(digest, "proven", model="zoo")
+    orders = world.folder / "registry" / "ledger" / "toy" / "orders"
+    (orders / "00000002.json").symlink_to("nowhere")
+    endpoint = start()
+    endpoint.wait_serving(digest, "zoo")
+    wait_for(lambda: "toy" in (endpoint.status()["problem"] or ""))
+    assert endpoint.client.get("/v2/health/ready").status_code == 503
+    (orders / "00000002.json").unlink()
+    wait_for(lambda: endpoint.answers("/v2/health/ready"))
+
+
+def test_of_the_local_copies_only_the_last_few_are_kept(world: World, start) -> None:
+    endpoint = start()
+    endpoint.wait_alive()
+    for seed in range(6):
+        digest = world.publish(seed)
+        world.order(digest, "proven")
+        endpoint.refresh()
+        endpoint.wait_serving(digest)
+    wait_for(lambda: len(list((endpoint.copies / "toy").iterdir())) <= 1 + _COPIES)
+    assert digest in {folder.name for folder in (endpoint.copies / "toy").iterdir()}

@@ -4,11 +4,13 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
+from nightshift.releases.ledger import Canary, Outcome, now, superseded
 from nightshift.releases.store import open_store
 from nightshift.serving.keys import Keys
 from nightshift.serving.processes import Peers
@@ -107,6 +109,34 @@ def test_a_process_that_is_killed_is_started_again_and_serves_what_the_others_do
 
     wait_for(both_again, 60)
     assert endpoint.stop() == 0
+
+
+def test_a_process_that_is_started_again_serves_at_once_whatever_was_ordered_meanwhile(world: World, start) -> None:
+    """The champion is that of a rollback, which the others served already, and a later order was refused."""
+    first, second, wrong = world.publish(0), world.publish(1), world.publish(2, off=0.01)
+    world.order(first, "proven")
+    endpoint = start(options=TWO)
+    wait_for(lambda: endpoint.answers("/v2/health/ready") and of_all(endpoint) == [first, first], 60)
+    canary = world.order(second, canary=Canary(weight=0.5))
+    endpoint.refresh()
+    wait_for(lambda: all(process["models"]["toy"]["canary"] for process in endpoint.status()["processes"]), 60)
+    back = world.order(first, what="rollback")
+    world.ledger.settle(canary, superseded(back))
+    world.ledger.settle(back, Outcome(state="proven", reason="a test", at=now()))
+    refused = world.order(wrong)
+    endpoint.refresh()
+    wait_for(lambda: all(process["models"]["toy"]["refused"] for process in endpoint.status()["processes"]), 60)
+    world.ledger.settle(refused, Outcome(state="refused", reason="a test", fault="release", at=now()))
+    endpoint.refresh()
+    time.sleep(5.1)
+    killed = max(pids(endpoint))
+    os.kill(killed, signal.SIGKILL)
+    until = time.monotonic() + 6
+    while time.monotonic() < until:
+        with suppress(httpx.HTTPError):  # a connection that the killed one had
+            answer = httpx.post(f"{endpoint.url}/v2/models/toy/infer", json={"inputs": [IMAGE]})
+            assert answer.status_code == 200, answer.text
+    assert of_all(endpoint) == [first, first]
 
 
 def test_no_process_outlives_its_parent_and_the_port_is_free(world: World, start) -> None:
