@@ -1,6 +1,8 @@
 """``nightshift serve``: an endpoint of this machine."""
 
+import atexit
 import os
+import shutil
 import ssl
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -85,7 +87,9 @@ def serve(
     try:
         from nightshift.serving import server
     except ImportError as error:
-        raise NightshiftError(f"the endpoint lacks {error.name}", "pip install 'nightshift-ml[serve]'") from error
+        raise NightshiftError(
+            f"the endpoint lacks {error.name}", "pip install '.[serve]' in a clone of the repository"
+        ) from error
     if grpc_port is None and port is None:
         grpc_port = 8001
     port = port or 8000
@@ -101,8 +105,14 @@ def serve(
     hosts = [*(allow_host or []), *filter(None, os.environ.get("NIGHTSHIFT_ALLOW_HOSTS", "").split(","))]
     home = os.environ.get("NIGHTSHIFT_HOME")
     if cache is None:
-        # Without a home there is nowhere to come back to: the copies last as long as this machine's temporary files.
-        cache = Path(home) / "releases" if home else Path(tempfile.mkdtemp(prefix="nightshift-releases-"))
+        # Without a home there is nowhere to come back to: the copies last as long as this process.
+        cache = Path(home) / "releases" if home else _temporary("releases")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NightshiftError(
+            f"--cache {cache}: {error.strerror}", "give a folder that can be written", exit_code=2
+        ) from None
     _demand_a_key(registry, host, cache)
     settings = server.Settings(
         registry=registry,
@@ -124,15 +134,22 @@ def serve(
 
 
 def _registry_of(folder: Path, registry: str | None) -> str:
-    """A registry of the folder's releases, which lasts as long as this machine's temporary files."""
+    """A registry of the folder's releases, which lasts as long as this process."""
     from nightshift.releases.folder import registry_of
 
     if registry is not None:
         raise NightshiftError("--releases and --registry both say what to serve", "give one of them", exit_code=2)
-    into = Path(tempfile.mkdtemp(prefix="nightshift-registry-"))
+    into = _temporary("registry")
     for model, digest in registry_of(folder, into).items():
         typer.echo(f"{model}: {digest[:12]}, the one release in {folder}", err=True)
     return str(into)
+
+
+def _temporary(what: str) -> Path:
+    """A folder that is gone when this process has ended (its workers leave without a word, and it stays)."""
+    folder = Path(tempfile.mkdtemp(prefix=f"nightshift-{what}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _trust(file: Path | None) -> "Trust | None":
@@ -186,7 +203,8 @@ def _demand_a_key(registry: str, host: str, cache: Path) -> None:
         why = f" ({problem})" if problem else ""
         raise Refused(
             f"at {host} everybody can reach the endpoint, so callers need API keys, and there is none{why}",
-            "nightshift keys create NAME, or leave --host out to listen on loopback only",
+            f"NIGHTSHIFT_REGISTRY={registry} nightshift keys create NAME, "
+            "or leave --host out to listen on loopback only",
         )
 
 

@@ -175,6 +175,11 @@ class Follower:
                 problem = f"{name}: {_said(error)}"
         if problem:
             self._serve_last_known()
+        if not (self._known or problem or self.engine.is_complete):
+            log.warning(
+                "%s has no orders: nothing serves until a night or `nightshift promote MODEL DIGEST` orders a release",
+                self.registry.store.url,
+            )
         if problem != self.problem:
             log.warning(problem) if problem else log.info("it is over: %s", self.problem)
         self.problem = problem

@@ -128,10 +128,15 @@ def test_a_folder_of_releases_is_held_to_it_too(tmp_path: Path, world: World, ke
     shutil.copy(world.store.root / f"releases/toy/{digest}/manifest.{key.public.id}.sig", stick / "toy")
     port = free_port()
     command = [sys.executable, "-m", "nightshift.cli.main", "serve", "--releases", str(stick), "--port", str(port)]
-    log = tmp_path / "log"
+    log, temporary = tmp_path / "log", tmp_path / "temporary"
+    temporary.mkdir()
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*command, "--trust", str(trusted)], stdout=file, stderr=file, cwd=tmp_path, env=dict(os.environ)
+            [*command, "--trust", str(trusted)],
+            stdout=file,
+            stderr=file,
+            cwd=tmp_path,
+            env={**os.environ, "TMPDIR": str(temporary)},
         )
     try:
 
@@ -149,3 +154,4 @@ def test_a_folder_of_releases_is_held_to_it_too(tmp_path: Path, world: World, ke
     finally:
         process.terminate()
         process.wait(60)
+    assert [path.name for path in temporary.iterdir() if "-registry" in path.name or "-releases" in path.name] == []
