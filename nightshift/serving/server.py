@@ -126,16 +126,11 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
 
-    async def read() -> None:
-        """Wait until what is to serve is loaded, or cannot be."""
-        until = loop.time() + _PATIENCE_S
-        while not (follower.engine.is_complete or stopping.is_set() or loop.time() > until):
-            await asyncio.sleep(0.01)
-
     follower.start()
     guard.start()
-    if follower.peers.again:  # others share the port, and have what this one has yet to load
-        await read()
+    until = loop.time() + _PATIENCE_S
+    while follower.peers.again and not (follower.engine.is_complete or stopping.is_set() or loop.time() > until):
+        await asyncio.sleep(0.01)  # others share the port, and have what this one has yet to load
     await http.listen(host, port, tls, shared=settings.count > 1)
     await follower.peers.listen()
     rest.watch.start()
@@ -144,7 +139,6 @@ async def _serve(rest: Rest, settings: Settings) -> None:
         if settings.grpc_port:
             from nightshift.serving import grpc_server  # only if it is asked for, and after a fork
 
-            await read()  # who balances gRPC passes a refused connection on to another replica, but no answer
             rpc = grpc_server.Grpc(rest.front)
             listening = grpc_server.listening(
                 rpc, host, settings.grpc_port, grpc_most, tls, settings.count > 1, logs.is_json(settings.log_json)
