@@ -265,6 +265,31 @@ def test_once_a_key_is_made_it_is_asked_for(world: World, start) -> None:
         assert client.call("ModelInfer", {"authorization": f"Bearer {predict}"}, **infer()).model_name == "toy"
 
 
+def test_a_key_of_one_model_learns_of_no_other(world: World, start) -> None:
+    digests = {name: world.publish(model=name) for name in ("toy", "secret")}
+    for name, digest in digests.items():
+        world.order(digest, "proven", model=name)
+    keys = Keys(open_store(f"{world.store.url}-keys"))
+    one, every = (
+        keys.create(f"k{n}", by="test", scopes=(scope,))[0] for n, scope in enumerate(("predict:toy", "predict"))
+    )
+    endpoint = start()
+    for name, digest in digests.items():
+        endpoint.wait_serving(digest, name)
+    asked = ("GET /v1/models", "GET /openapi.json", "POST /v2/repository/index", "GET /v2/models/stats")
+    asked += ("GET /v2/models/none", "GET /v2/models/secret/versions/none")
+    for line in asked:
+        said = {key: endpoint.client.request(*line.split(), headers={"x-api-key": key}).text for key in (one, every)}
+        assert "toy" in said[one], line
+        assert "secret" not in said[one].replace("no model 'secret'", ""), line
+        assert "secret" in said[every], line
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        for key, names in ((one, {"toy"}), (every, {"toy", "secret"})):
+            client = Client(channel)
+            assert {found.name for found in client.call("RepositoryIndex", {"x-api-key": key}).models} == names
+            assert {found.name for found in client.call("ModelStatistics", {"x-api-key": key}).model_stats} == names
+
+
 def test_a_stopping_endpoint_answers_what_is_under_way(world: World, start) -> None:
     digest = world.publish()
     world.order(digest, "proven")
