@@ -82,8 +82,12 @@ class Guard:
             self.audit.note("refresh", call.key or "nobody", "done", call.id)
 
     def watch(self, call: Call) -> None:
-        """The end of a call: what it used is counted, and what was not answered costs no quota."""
-        if call.status == 200 and call.model is not None and call.items:
+        """The end of a call: what it used is counted, and what was not answered costs no quota.
+
+        Who hangs up when the model has run pays for it, or would have as many runs as he likes.
+        """
+        answered = call.status == 200 or (call.status == 499 and call.batch)
+        if answered and call.model is not None and call.items:
             self.usage.count(call.key or "", call.model.name, call.model.version, call.items, call.computed)
         elif call.counted and call.key in self._spent:
             self._spent[call.key].give_back()

@@ -253,6 +253,19 @@ def test_a_quota_counts_what_was_answered_and_survives_a_restart(desk: Desk):
     assert desk.refused(again, key=key).status == 429
 
 
+def test_who_does_not_take_an_answer_pays_for_it_once_the_model_has_run(desk: Desk):
+    guard, key = desk.open(), desk.create(quota="1/day")
+    guard.step(flush=True)
+    desk.end(guard, desk.ask(guard, key=key), status=499)
+    late = desk.ask(guard, key=key)
+    late.batch = 1
+    desk.end(guard, late, status=499)
+    assert desk.refused(guard, key=key).status == 429
+    guard.step(flush=True)
+    found = sums(read(desk.served, date(2000, 1, 1), date(2100, 1, 1)), ["key"])
+    assert found[("a",)].requests == 1
+
+
 def test_what_another_replica_counted_is_seen_at_the_next_writing(desk: Desk):
     one, other, key = desk.open(), desk.open(), desk.create(quota="2/day")
     for guard in (one, other):
