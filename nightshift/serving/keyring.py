@@ -28,6 +28,7 @@ class Keyring:
         self.problem: str | None = None
         self.read_once = store is None  # nowhere to read from: there are no keys
         self._remembered = remembered
+        self._made = False
         self._keys: dict[str, Key] = {}
         self._revoked: dict[str, Revocation] = {}
         self._unreadable: set[str] = set()
@@ -38,8 +39,8 @@ class Keyring:
 
     @property
     def required(self) -> bool:
-        """Whether a key was ever made here."""
-        return bool(self._keys)
+        """Whether a key was ever made here, also one that cannot be read: who made it wanted the endpoint closed."""
+        return self._made
 
     def find(self, digest_: str) -> tuple[Key, Revocation | None] | None:
         return self._by_digest.get(digest_)
@@ -68,7 +69,10 @@ class Keyring:
         self.read_once = True
 
     def _read(self, store: Store, prefix: str, kind: type[Any], known: dict[str, Any]) -> bool:
-        new = [(key, name) for key, name in named(store, prefix) if name not in known and key not in self._unreadable]
+        there = named(store, prefix)
+        if kind is Key and there:
+            self._made = True
+        new = [(key, name) for key, name in there if name not in known and key not in self._unreadable]
         for key, name in new:
             try:
                 known[name] = load(kind, store.get(key), key)
@@ -92,6 +96,7 @@ class Keyring:
         state = {
             "format": FORMAT,
             "store": self.store.url if self.store else None,
+            "required": self._made,
             "keys": [key.model_dump(mode="json") for key in self._keys.values()],
             "revoked": [revocation.model_dump(mode="json") for revocation in self._revoked.values()],
         }
@@ -112,5 +117,6 @@ class Keyring:
             revoked = [Revocation.model_validate(one) for one in state["revoked"]]
         except (OSError, ValueError, KeyError, TypeError):
             return
+        self._made = bool(keys or state.get("required"))
         self._keys, self._revoked = {key.name: key for key in keys}, {one.name: one for one in revoked}
         self.read_once = True

@@ -177,6 +177,16 @@ def test_a_bad_object_is_passed_over_but_a_bad_revocation_still_revokes(keys: Ke
     assert len([record for record in caplog.records if "bad.json" in record.message]) == 1
 
 
+@pytest.mark.parametrize("bad", [b"{", json.dumps({"format": 99}).encode()], ids=["broken", "newer"])
+def test_an_only_key_that_cannot_be_read_still_closes_the_endpoint_also_after_a_restart(keys: Keys, tmp_path, bad):
+    keys.store.put("keys/a.json", bad)
+    remembered = tmp_path / "remembered.json"
+    assert ring_of(keys, remembered).required
+    again = Keyring(keys.store, remembered)
+    assert again.read_once
+    assert again.required
+
+
 def test_a_key_of_the_environment_is_known_and_requires_nothing_of_others(tmp_path: Path):
     own = Key(name="stack", digest=digest("x"), scopes=("admin",), made=NOW, made_by="environment")
     ring = Keyring(None, tmp_path / "remembered.json", [own])
