@@ -20,7 +20,7 @@ from nightshift.releases.store import open_store
 from nightshift.serving import keyring as keyrings
 from nightshift.serving import keys as api_keys
 from nightshift.serving import usage as usages
-from nightshift.serving.audit import Audit
+from nightshift.serving.audit import DONE, Audit
 from nightshift.serving.call import Call
 from nightshift.serving.hosts import Header, Hosts
 from nightshift.serving.keyring import Keyring
@@ -79,7 +79,7 @@ class Guard:
                 self.audit.note(call.verb or need, call.key or "nobody", f"refused: {error.status}", call.id)
             raise
         if need == "admin" and call.verb == "refresh":
-            self.audit.note("refresh", call.key or "nobody", "done", call.id)
+            self.audit.note("refresh", call.key or "nobody", DONE, call.id)
 
     def watch(self, call: Call) -> None:
         """The end of a call: what it used is counted, and what was not answered costs no quota.
