@@ -48,10 +48,10 @@ class Audit:
         """Write what came since. Raises ReleaseError when the store is away: it is kept and written later."""
         with self._lock:
             acts, more = list(self._acts), dict(self._more)
-        if not acts or self.store is None:
+        if not (acts or more) or self.store is None:
             return
-        at, last = datetime.now(UTC), {act["who"]: act for act in acts if act["outcome"] != DONE}
-        written = acts + [{**last[who], "act": f"{count} more of the like"} for who, count in more.items()]
+        at = datetime.now(UTC)
+        written = acts + [_act(at, f"{count} more of the like", who, "refused") for who, count in more.items()]
         name = f"audit/{at:%Y-%m-%d}/{at:%H%M%S%f}-{self.instance}.json"
         self.store.put_new(name, json.dumps(written).encode())
         with self._lock:
@@ -72,6 +72,6 @@ def read(served: Store, keys: Store) -> list[dict[str, Any]]:
     return sorted(acts, key=lambda act: str(act["at"]))
 
 
-def _act(at: datetime, act: str, who: str) -> dict[str, Any]:
+def _act(at: datetime, act: str, who: str, outcome: str = DONE) -> dict[str, Any]:
     when = at.astimezone(UTC).isoformat(timespec="milliseconds")
-    return {"at": when, "act": act, "who": who, "outcome": DONE, "request": ""}
+    return {"at": when, "act": act, "who": who, "outcome": outcome, "request": ""}

@@ -59,8 +59,8 @@ def test_an_act_of_a_key_is_kept_while_others_knock_without_pause(served: Folder
     assert sum(act["who"] == "bob" and act["act"] == "refresh" for act in acts) == 600
     more = {(act["who"], act["outcome"]): act["act"] for act in acts if "more" in act["act"]}
     assert more == {
-        ("nobody", "refused: 401"): "700 more of the like",
-        ("alice", "refused: 403"): "700 more of the like",
+        ("nobody", "refused"): "700 more of the like",
+        ("alice", "refused"): "700 more of the like",
     }
     audit.note("refresh", "nobody", "refused: 401", "later")
     audit.flush()
