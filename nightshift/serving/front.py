@@ -48,14 +48,23 @@ class Front:
         try:
             call.model, call.role = self.engine.find(name, version)
         except RequestError as error:
-            self.guard.enter(call, "infer", header)
+            self.enter(call, header)
             names = self.names(call)
             if error.status == 404 and name not in names:  # the engine's own words name every model
                 known = ", ".join(names) or "none yet"
                 raise RequestError(404, f"there is no model {name!r} here (models: {known})") from None
             raise
-        self.guard.enter(call, "infer", header)
+        self.enter(call, header)
         return call.model
+
+    def enter(self, call: Call, header: Header) -> None:
+        """Let the caller in to ``call.model``, or forget it: an answer to nobody known names no release."""
+        try:
+            self.guard.enter(call, "infer", header)
+        except RequestError:
+            if call.known is None:
+                call.model, call.role = None, ""
+            raise
 
     def names(self, call: Call) -> list[str]:
         """The models that its caller may ask: of others a key does not learn that they are there."""

@@ -193,19 +193,21 @@ def test_what_is_not_here_is_unimplemented(client: Client, method: str) -> None:
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_grpcs_own_health_check(client: Client) -> None:
-    def check(service: str) -> int:
-        stub = client.channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        return stub(health_pb2.HealthCheckRequest(service=service), timeout=60).status
+def check(channel: grpc.Channel, service: str, key: str = "") -> int:
+    stub = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    metadata = [("x-api-key", key)] if key else []
+    return int(stub(health_pb2.HealthCheckRequest(service=service), timeout=60, metadata=metadata).status)
 
+
+def test_grpcs_own_health_check(client: Client) -> None:
     for service in ("", "inference.GRPCInferenceService", "toy"):
-        assert check(service) == health_pb2.HealthCheckResponse.SERVING
+        assert check(client.channel, service) == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as caught:
-        check("cat")
+        check(client.channel, "cat")
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -261,6 +263,11 @@ def test_once_a_key_is_made_it_is_asked_for(world: World, start) -> None:
         with silence() as nothing, pytest.raises(grpc.RpcError) as caught:  # not only when its message has come
             channel.stream_unary(SERVICE + "ModelInfer")(nothing, timeout=60)
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert check(channel, "") == check(channel, "toy", predict) == health_pb2.HealthCheckResponse.SERVING
+        for key in ("", other):
+            with pytest.raises(grpc.RpcError) as caught:
+                check(channel, "toy", key)
+            assert caught.value.code().name == ("PERMISSION_DENIED" if key else "UNAUTHENTICATED")
         assert client.call("ModelInfer", {"x-api-key": predict}, **infer()).model_name == "toy"
         assert client.call("ModelInfer", {"authorization": f"Bearer {predict}"}, **infer()).model_name == "toy"
 
