@@ -6,14 +6,16 @@ Who made and revoked keys stands in the keys' own store, promotions and rollback
 """
 
 import json
-from collections import deque
+import threading
+from collections import Counter, deque
 from datetime import UTC, datetime
 from typing import Any
 
 from nightshift.releases.store import Store
 from nightshift.serving.keys import Keys
 
-_KEPT = 500  # acts between two writings; somebody who knocks without pause fills no memory
+_KEPT = 500  # refusals of each key, and of nobody, between two writings: who knocks without pause fills no memory
+DONE = "done"  # the outcome of an act that was not refused
 
 
 class Audit:
@@ -23,30 +25,40 @@ class Audit:
         self.store = store
         self.instance = instance
         self._acts: deque[dict[str, Any]] = deque()
-        self._more = 0
+        self._refused: Counter[str] = Counter()  # of those, by who
+        self._more: Counter[str] = Counter()  # refusals that were counted only
+        self._lock = threading.Lock()
 
     def note(self, act: str, who: str, outcome: str, request: str) -> None:
-        """``who`` is a key's name, or ``nobody``; ``request`` the request's id."""
+        """``who`` is a key's name, or ``nobody``; ``request`` the request's id. What was done is always kept, whoever
+        else knocks.
+        """
         if self.store is None:
             return
-        if len(self._acts) >= _KEPT:
-            self._more += 1
-            return
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._acts.append({"at": at, "act": act, "who": who, "outcome": outcome, "request": request})
+        with self._lock:
+            if outcome != DONE:
+                if self._refused[who] >= _KEPT:
+                    self._more[who] += 1
+                    return
+                self._refused[who] += 1
+            self._acts.append({"at": at, "act": act, "who": who, "outcome": outcome, "request": request})
 
     def flush(self) -> None:
         """Write what came since. Raises ReleaseError when the store is away: it is kept and written later."""
-        acts = list(self._acts)
-        if not acts or self.store is None:
+        with self._lock:
+            acts, more = list(self._acts), dict(self._more)
+        if not (acts or more) or self.store is None:
             return
-        more, at = self._more, datetime.now(UTC)
-        written = [*acts, {**acts[-1], "act": f"{more} more of the like"}] if more else acts
+        at = datetime.now(UTC)
+        written = acts + [_act(at, f"{count} more of the like", who, "refused") for who, count in more.items()]
         name = f"audit/{at:%Y-%m-%d}/{at:%H%M%S%f}-{self.instance}.json"
         self.store.put_new(name, json.dumps(written).encode())
-        self._more -= more
-        for _ in acts:
-            self._acts.popleft()
+        with self._lock:
+            self._more -= Counter(more)
+            self._refused -= Counter(act["who"] for act in acts if act["outcome"] != DONE)
+            for _ in acts:
+                self._acts.popleft()
 
 
 def read(served: Store, keys: Store) -> list[dict[str, Any]]:
@@ -60,6 +72,6 @@ def read(served: Store, keys: Store) -> list[dict[str, Any]]:
     return sorted(acts, key=lambda act: str(act["at"]))
 
 
-def _act(at: datetime, act: str, who: str) -> dict[str, Any]:
+def _act(at: datetime, act: str, who: str, outcome: str = DONE) -> dict[str, Any]:
     when = at.astimezone(UTC).isoformat(timespec="milliseconds")
-    return {"at": when, "act": act, "who": who, "outcome": "done", "request": ""}
+    return {"at": when, "act": act, "who": who, "outcome": outcome, "request": ""}

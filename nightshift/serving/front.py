@@ -47,9 +47,29 @@ class Front:
         """The model, if its caller may ask it; who has no key is not told which models there are."""
         try:
             call.model, call.role = self.engine.find(name, version)
-        finally:
-            self.guard.enter(call, "infer", header)
+        except RequestError as error:
+            self.enter(call, header)
+            names = self.names(call)
+            if error.status == 404 and name not in names:  # the engine's own words name every model
+                known = ", ".join(names) or "none yet"
+                raise RequestError(404, f"there is no model {name!r} here (models: {known})") from None
+            raise
+        self.enter(call, header)
         return call.model
+
+    def enter(self, call: Call, header: Header) -> None:
+        """Let the caller in to ``call.model``, or forget it: an answer to nobody known names no release."""
+        try:
+            self.guard.enter(call, "infer", header)
+        except RequestError:
+            if call.known is None:
+                call.model, call.role = None, ""
+            raise
+
+    def names(self, call: Call) -> list[str]:
+        """The models that its caller may ask: of others a key does not learn that they are there."""
+        known = call.known
+        return [name for name in self.engine.names() if known is None or known.may(f"predict:{name}")]
 
     async def is_ready(self) -> bool:
         """Whether every process of this endpoint knows who may ask, and has loaded what it is to serve."""
@@ -63,10 +83,12 @@ class Front:
     async def statistics_of(
         self, call: Call, name: str | None, version: str | None, header: Header
     ) -> list[dict[str, Any]]:
-        """What has been answered by a version, by all versions of a model that are loaded, or by all models."""
+        """What has been answered by a version, by all versions of a model that are loaded, or by all models that its
+        caller may ask.
+        """
         if name is None:
             self.guard.enter(call, "infer", header)
-            names = self.engine.names()
+            names = self.names(call)
         else:
             found = self.find(call, name, version, header)
             if version is not None:
@@ -76,9 +98,10 @@ class Front:
         return await self.statistics.tell([model for served in every for model in served.loaded])
 
     def index(self, call: Call, header: Header) -> list[dict[str, str]]:
-        """The protocol's index of the repository."""
+        """The protocol's index of the repository, as far as its caller may ask it."""
         self.guard.enter(call, "infer", header)
-        return self.engine.index()
+        names = self.names(call)
+        return [one for one in self.engine.index() if one["name"] in names]
 
     def refuse_change(self, call: Call, header: Header) -> RequestError:
         """The answer to who would load or unload a model."""

@@ -183,12 +183,13 @@ class Grpc:
     async def _server_ready(self, _call: Call, _request: Any, _header: Header) -> Any:
         return messages.ServerReadyResponse(ready=await self.front.is_ready())
 
-    async def _check(self, _call: Call, request: Any, _header: Header) -> Any:
-        """gRPC's own health check, of the server or of a model by its name."""
-        server = request.service in ("", SERVICE)
-        if not server and request.service not in self.engine.names():
-            raise RequestError(404, f"there is no service or model {request.service[:100]!r} here")
-        ready = await self.front.is_ready() if server else True
+    async def _check(self, call: Call, request: Any, header: Header) -> Any:
+        """gRPC's own health check, of the server, or of a model by its name for who may ask it."""
+        ready = True
+        if request.service in ("", SERVICE):
+            ready = await self.front.is_ready()
+        else:
+            self.front.find(call, request.service, None, header)
         states = health.HealthCheckResponse
         return health.HealthCheckResponse(status=states.SERVING if ready else states.NOT_SERVING)
 
@@ -198,7 +199,7 @@ class Grpc:
     async def _model_ready(self, call: Call, request: Any, header: Header) -> Any:
         with contextlib.suppress(RequestError):
             call.model, call.role = self.engine.find(request.name, request.version or None)
-        self.guard.enter(call, "infer", header)
+        self.front.enter(call, header)
         return messages.ModelReadyResponse(ready=call.model is not None)
 
     async def _model_metadata(self, call: Call, request: Any, header: Header) -> Any:

@@ -1,7 +1,7 @@
 """Who may ask: the host that a request names, its API key, the key's scopes, rate and quota.
 
-On the hot path there is one SHA-256, one look-up and, for a key with a rate, one lock; keys, usage and the audit log
-are read and written by a thread.
+On the hot path there is one SHA-256, one look-up and, for a key with a rate, one lock; a thread reads
+the keys, and another, which may hang with its store, writes usage and the audit log.
 
 On loopback, while no key was ever made, models are open and only metrics and administration need a key: the stack's
 own. With the first key made, or at any other address, everything needs one but health, the documents and their pages.
@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import threading
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from nightshift.releases.store import open_store
 from nightshift.serving import keyring as keyrings
 from nightshift.serving import keys as api_keys
 from nightshift.serving import usage as usages
-from nightshift.serving.audit import Audit
+from nightshift.serving.audit import DONE, Audit
 from nightshift.serving.call import Call
 from nightshift.serving.hosts import Header, Hosts
 from nightshift.serving.keyring import Keyring
@@ -44,15 +43,16 @@ class Guard:
         self.audit = audit
         self._rates = rates
         self._spent: dict[str, Spent] = {}
-        self._ready = False
         self._wake = threading.Event()
+        self._looked = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keys and usage", daemon=True)
+        self._reader = threading.Thread(target=self._read_keys, name="read keys", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="write usage and audit", daemon=True)
 
     @property
     def ready(self) -> bool:
         """Whether it is known who may ask."""
-        return self._ready
+        return self.keyring.read_once
 
     @property
     def required(self) -> bool:
@@ -79,11 +79,15 @@ class Guard:
                 self.audit.note(call.verb or need, call.key or "nobody", f"refused: {error.status}", call.id)
             raise
         if need == "admin" and call.verb == "refresh":
-            self.audit.note("refresh", call.key or "nobody", "done", call.id)
+            self.audit.note("refresh", call.key or "nobody", DONE, call.id)
 
     def watch(self, call: Call) -> None:
-        """The end of a call: what it used is counted, and what was not answered costs no quota."""
-        if call.status == 200 and call.model is not None and call.items:
+        """The end of a call: what it used is counted, and what was not answered costs no quota.
+
+        Who hangs up when the model has run pays for it, or would have as many runs as he likes.
+        """
+        answered = call.status == 200 or (call.status == 499 and call.batch)
+        if answered and call.model is not None and call.items:
             self.usage.count(call.key or "", call.model.name, call.model.version, call.items, call.computed)
         elif call.counted and call.key in self._spent:
             self._spent[call.key].give_back()
@@ -95,7 +99,7 @@ class Guard:
         """
         given = _key_of(header)
         found = self.keyring.find(api_keys.digest(given)) if given else None
-        if not self._ready and not (found and found[0].name in (STACK, WATCHER)):
+        if not self.ready and not (found and found[0].name in (STACK, WATCHER)):
             raise ask_again("the API keys are not read yet; ask again")
         if found is None:
             if need == "infer" and not self.required:
@@ -137,48 +141,52 @@ class Guard:
                 raise _later(f"the API key {key.name} has used its {most} requests of this {period} (UTC)", wait)
             call.counted = True
 
-    # The thread
+    # The threads
 
     def start(self) -> None:
-        self._thread.start()
+        self._reader.start()
+        self._writer.start()
 
     def stop(self) -> None:
-        """Writes what is counted; waits for it."""
+        """Writes what is counted; waits for it, but not long."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(10)
+        self._writer.join(10)
 
     def refresh(self) -> None:
         """Read the keys now instead of at the next poll."""
         self._wake.set()
 
-    def step(self, flush: bool) -> None:
-        """One look at the keys and, if ``flush``, one writing of what was counted; never raises."""
-        self.keyring.step()
-        if flush:
-            try:
-                self.usage.flush()
-                self.audit.flush()
-                self._read_quotas()
-            except ReleaseError as error:
-                log.warning("usage and audit wait to be written: %s", error.message)
-        self._ready = self.keyring.read_once
+    def flush(self) -> None:
+        """Write what was counted, and read what others counted."""
+        try:
+            self.usage.flush()
+            self.audit.flush()
+            self._read_quotas()
+        except ReleaseError as error:
+            log.warning("usage and audit wait to be written: %s", error.message)
 
-    def _run(self) -> None:
-        flushed = float("-inf")
-        while True:
+    def _read_keys(self) -> None:
+        while not self._stop.is_set():
             self._wake.clear()
-            ending = self._stop.is_set()
-            flush = ending or time.monotonic() - flushed >= usages.FLUSH_S
             try:
-                self.step(flush)
+                self.keyring.step()
             except Exception:
-                log.exception("reading keys or writing usage failed; it is tried again")
+                log.exception("reading keys failed; it is tried again")
+            self._looked.set()
+            self._wake.wait(keyrings.POLL_S)
+
+    def _write(self) -> None:
+        self._looked.wait(usages.FLUSH_S)  # a key's quota is read with what was used of it, once the key is known
+        while True:
+            ending = self._stop.is_set()
+            try:
+                self.flush()
+            except Exception:
+                log.exception("writing usage failed; it is tried again")
             if ending:
                 return
-            if flush:
-                flushed = time.monotonic()
-            self._wake.wait(keyrings.POLL_S)
+            self._stop.wait(usages.FLUSH_S)
 
     def _read_quotas(self) -> None:
         """What other processes, and this one's predecessors, have counted for keys with a quota."""

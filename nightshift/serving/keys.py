@@ -108,9 +108,9 @@ def expiry(text: str, at: datetime) -> datetime:
         return at + timedelta(days=int(found[1]))
     try:
         when = datetime.fromisoformat(text)
-    except ValueError:
+        when = when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise WrongUse(f"{text!r} is no expiry", "write 90d, 2027-01-31 or 2027-01-31T18:00Z") from None
-    when = when.replace(tzinfo=when.tzinfo or UTC)
     if when <= at:
         raise WrongUse(f"{text} is past already", "write 90d, or a date to come")
     return when
@@ -141,9 +141,9 @@ class Keys:
         for scope in scopes:
             if not _SCOPE.fullmatch(scope):
                 raise WrongUse(f"{scope!r} is no scope", "use predict, predict:MODEL, metrics or admin")
-        if rate:
+        if rate is not None:  # an empty one is a variable that was not set, and no wish for a key without limits
             per_second(rate)
-        if quota:
+        if quota is not None:
             per_period(quota)
         at = datetime.now(UTC).replace(microsecond=0)
         secret = PREFIX + secrets.token_urlsafe(32)
@@ -153,7 +153,7 @@ class Keys:
             scopes=tuple(dict.fromkeys(scopes)),
             rate=rate,
             quota=quota,
-            expires=expiry(expires, at) if expires else None,
+            expires=expiry(expires, at) if expires is not None else None,
             made=at,
             made_by=by,
         )

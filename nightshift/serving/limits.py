@@ -7,47 +7,68 @@ processes of a machine and survives their restart.
 """
 
 import fcntl
+import logging
 import mmap
+import os
 import struct
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 _SLOT = struct.Struct("=8sd")  # of which key, and when its bucket is full again
 _SLOTS = 4096  # 64 kB; keys with a rate, ever, on this machine
+_SIZE = _SLOTS * _SLOT.size
+
+log = logging.getLogger("nightshift.serving")
 
 
 class Rates:
-    """The buckets of one port. One thread of each process uses it: the lock is between processes."""
+    """The buckets of one port. One thread of each process uses it: the lock is between processes.
+
+    On a disk that is full or may not be written they are in this process's own memory.
+    """
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic):
-        file.parent.mkdir(parents=True, exist_ok=True)
         self._clock = clock
-        self._file = file.open("a+b")
-        self._file.truncate(_SLOTS * _SLOT.size)
-        self._map = mmap.mmap(self._file.fileno(), _SLOTS * _SLOT.size)
         self._where: dict[str, int] = {}
+        self._file: BinaryIO | None = None
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._file = file.open("a+b")
+            os.posix_fallocate(self._file.fileno(), 0, _SIZE)  # to write where the disk has no place kills the process
+            self._map = mmap.mmap(self._file.fileno(), _SIZE)
+        except OSError as error:
+            log.warning("a key's rate is this process's own and is forgotten when it ends: %s: %s", file, error)
+            if self._file is not None:
+                self._file.close()
+            self._file, self._map = None, mmap.mmap(-1, _SIZE)
 
     def take(self, name: str, per_second: float, at_once: int) -> float:
         """Take one; 0 when there was one, else the seconds until there is."""
+        if self._file is None:
+            return self._take(name, per_second, at_once)
         fcntl.flock(self._file, fcntl.LOCK_EX)  # gone with the process, however it ends
         try:
-            offset = self._where.get(name)
-            if offset is None:
-                offset = self._where[name] = self._slot(name)
-            now, longest = self._clock(), at_once / per_second
-            owner, full = _SLOT.unpack_from(self._map, offset)
-            # A bucket that would take longer than it can is of before a restart of the machine.
-            full = now if full < now or full > now + longest + 1 else full
-            wait = full + 1 / per_second - longest - now
-            if wait > 1e-9:
-                return float(wait)
-            _SLOT.pack_into(self._map, offset, owner, full + 1 / per_second)
-            return 0.0
+            return self._take(name, per_second, at_once)
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _take(self, name: str, per_second: float, at_once: int) -> float:
+        offset = self._where.get(name)
+        if offset is None:
+            offset = self._where[name] = self._slot(name)
+        now, longest = self._clock(), at_once / per_second
+        owner, full = _SLOT.unpack_from(self._map, offset)
+        # A bucket that would take longer than it can is of before a restart of the machine.
+        full = now if full < now or full > now + longest + 1 else full
+        wait = full + 1 / per_second - longest - now
+        if wait > 1e-9:
+            return float(wait)
+        _SLOT.pack_into(self._map, offset, owner, full + 1 / per_second)
+        return 0.0
 
     def _slot(self, name: str) -> int:
         """The key's place: the first from its hash on that is its own or free; with all taken it shares one."""

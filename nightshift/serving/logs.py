@@ -10,12 +10,14 @@ Never in a line: an API key, an input, an output.
 import json
 import logging
 import os
+import select
 import sys
 import threading
 import time
 from collections import deque
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TextIO
 
 import orjson
 
@@ -37,7 +39,7 @@ def set_up(level: str, as_json: bool | None, descriptor: int = 2) -> "AccessLog"
     inference and every refusal, "warning" only faults of this side and what needs a person.
     """
     as_json = is_json(as_json, descriptor)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     return AccessLog(logging.getLevelName(level.upper()), as_json, descriptor)
@@ -58,6 +60,7 @@ class AccessLog:
         self._descriptor = descriptor
         self._waiting: deque[bytes] = deque()
         self._stop = threading.Event()
+        self._torn = False  # the last that was written ends within a line
         self._thread = threading.Thread(target=self._run, name="write the log", daemon=True)
 
     def start(self) -> None:
@@ -90,10 +93,12 @@ class AccessLog:
             while self._waiting and size + len(self._waiting[0]) <= _AT_ONCE:
                 lines.append(self._waiting.popleft())
                 size += len(lines[-1])
-            data = memoryview(b"".join(lines))
+            data = memoryview((b"\n" if self._torn else b"") + b"".join(lines))
             try:
                 while data:
-                    data = data[os.write(self._descriptor, data) :]
+                    written = os.write(self._descriptor, data)
+                    self._torn = bytes(data[written - 1 : written]) != b"\n"
+                    data = data[written:]
             except OSError:  # whoever took the lines is gone, or its disk is full
                 self.dropped += len(lines)
 
@@ -155,6 +160,18 @@ def _second(at: int) -> str:
 @lru_cache(2)
 def _second_here(at: int) -> str:
     return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ006 - a person's own clock
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Does not wait for a pipe that nobody reads: it is the event loop that would, and never stop."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _, free, _ = select.select([], [self.stream], [], _EVERY_S)
+        except (OSError, ValueError):  # no descriptor below, as in a test
+            free = [self.stream]
+        if free:
+            super().emit(record)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -123,13 +123,12 @@ class Rest:
             case ["openapi.json"]:
                 _only(method, "GET")
                 self.guard.enter(call, "infer", header)
-                return _json(
-                    200, openapi.document(self._served(), package_version("nightshift-ml"), self.guard.required)
-                )
+                served = self._served(call)
+                return _json(200, openapi.document(served, package_version("nightshift-ml"), self.guard.required))
             case ["v1", "models"]:
                 _only(method, "GET")
                 self.guard.enter(call, "infer", header)
-                return _json(200, {"models": [people.about(*each) for each in self._served().values()]})
+                return _json(200, {"models": [people.about(*each) for each in self._served(call).values()]})
             case ["v1", "models", *rest] if rest[-1].endswith(":predict"):
                 _only(method, "POST")
                 call.verb = "predict"
@@ -145,9 +144,9 @@ class Rest:
                 raise self.front.refuse_change(call, header)
         raise _no_path(path)
 
-    def _served(self) -> dict[str, tuple[Manifest, list[tuple[str, str]]]]:
-        """Each model's manifest, and the digests that are loaded of it with their roles."""
-        every = [served for name in self.engine.names() if (served := self.engine.served(name))]
+    def _served(self, call: Call) -> dict[str, tuple[Manifest, list[tuple[str, str]]]]:
+        """Of each model that the caller may ask, its manifest and the loaded digests with their roles."""
+        every = [served for name in self.front.names(call) if (served := self.engine.served(name))]
         return {
             served.champion.name: (
                 served.champion.manifest,

@@ -118,8 +118,8 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     http = Listener(_handler(rest), http_most)
 
     def stop() -> None:
+        stopping.set()  # first: whatever becomes of the line
         log.info("stopping: requests under way are answered first")
-        stopping.set()
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -47,6 +47,26 @@ def test_somebody_who_knocks_without_pause_fills_no_memory_and_is_counted(served
     assert len(read(served, FolderStore(tmp_path / "keys"))) == 502
 
 
+def test_an_act_of_a_key_is_kept_while_others_knock_without_pause(served: FolderStore, tmp_path: Path):
+    audit = Audit(served, "one")
+    for number in range(1200):
+        audit.note("refresh", "nobody", "refused: 401", f"r-{number}")
+        audit.note("status", "alice", "refused: 403", f"a-{number}")
+    for number in range(600):
+        audit.note("refresh", "bob", "done", f"b-{number}")
+    audit.flush()
+    acts = read(served, FolderStore(tmp_path / "keys"))
+    assert sum(act["who"] == "bob" and act["act"] == "refresh" for act in acts) == 600
+    more = {(act["who"], act["outcome"]): act["act"] for act in acts if "more" in act["act"]}
+    assert more == {
+        ("nobody", "refused"): "700 more of the like",
+        ("alice", "refused"): "700 more of the like",
+    }
+    audit.note("refresh", "nobody", "refused: 401", "later")
+    audit.flush()
+    assert len(read(served, FolderStore(tmp_path / "keys"))) == len(acts) + 1
+
+
 def test_while_the_store_is_away_acts_wait(served: FolderStore, tmp_path: Path):
     audit = Audit(served, "one")
     audit.note("refresh", "alice", "done", "r-1")

@@ -193,19 +193,21 @@ def test_what_is_not_here_is_unimplemented(client: Client, method: str) -> None:
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_grpcs_own_health_check(client: Client) -> None:
-    def check(service: str) -> int:
-        stub = client.channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        return stub(health_pb2.HealthCheckRequest(service=service), timeout=60).status
+def check(channel: grpc.Channel, service: str, key: str = "") -> int:
+    stub = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    metadata = [("x-api-key", key)] if key else []
+    return int(stub(health_pb2.HealthCheckRequest(service=service), timeout=60, metadata=metadata).status)
 
+
+def test_grpcs_own_health_check(client: Client) -> None:
     for service in ("", "inference.GRPCInferenceService", "toy"):
-        assert check(service) == health_pb2.HealthCheckResponse.SERVING
+        assert check(client.channel, service) == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as caught:
-        check("cat")
+        check(client.channel, "cat")
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -261,8 +263,38 @@ def test_once_a_key_is_made_it_is_asked_for(world: World, start) -> None:
         with silence() as nothing, pytest.raises(grpc.RpcError) as caught:  # not only when its message has come
             channel.stream_unary(SERVICE + "ModelInfer")(nothing, timeout=60)
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert check(channel, "") == check(channel, "toy", predict) == health_pb2.HealthCheckResponse.SERVING
+        for key in ("", other):
+            with pytest.raises(grpc.RpcError) as caught:
+                check(channel, "toy", key)
+            assert caught.value.code().name == ("PERMISSION_DENIED" if key else "UNAUTHENTICATED")
         assert client.call("ModelInfer", {"x-api-key": predict}, **infer()).model_name == "toy"
         assert client.call("ModelInfer", {"authorization": f"Bearer {predict}"}, **infer()).model_name == "toy"
+
+
+def test_a_key_of_one_model_learns_of_no_other(world: World, start) -> None:
+    digests = {name: world.publish(model=name) for name in ("toy", "secret")}
+    for name, digest in digests.items():
+        world.order(digest, "proven", model=name)
+    keys = Keys(open_store(f"{world.store.url}-keys"))
+    one, every = (
+        keys.create(f"k{n}", by="test", scopes=(scope,))[0] for n, scope in enumerate(("predict:toy", "predict"))
+    )
+    endpoint = start()
+    for name, digest in digests.items():
+        endpoint.wait_serving(digest, name)
+    asked = ("GET /v1/models", "GET /openapi.json", "POST /v2/repository/index", "GET /v2/models/stats")
+    asked += ("GET /v2/models/none", "GET /v2/models/secret/versions/none")
+    for line in asked:
+        said = {key: endpoint.client.request(*line.split(), headers={"x-api-key": key}).text for key in (one, every)}
+        assert "toy" in said[one], line
+        assert "secret" not in said[one].replace("no model 'secret'", ""), line
+        assert "secret" in said[every], line
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        for key, names in ((one, {"toy"}), (every, {"toy", "secret"})):
+            client = Client(channel)
+            assert {found.name for found in client.call("RepositoryIndex", {"x-api-key": key}).models} == names
+            assert {found.name for found in client.call("ModelStatistics", {"x-api-key": key}).model_stats} == names
 
 
 def test_a_stopping_endpoint_answers_what_is_under_way(world: World, start) -> None:

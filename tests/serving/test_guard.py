@@ -106,6 +106,20 @@ def test_a_key_from_its_making_to_its_end(world: World, start: Start, keys: Keys
     assert keys.read()[1]["alice"].reason == "left"
 
 
+def test_while_the_keys_are_not_read_an_answer_names_no_release(world: World, start: Start, digest: str):
+    (world.folder / "registry-keys").write_text("no folder")
+    endpoint = start()
+    wait_status(endpoint, 503)
+    wait_for(lambda: endpoint.of("toy")["serving"] == digest, PATIENCE)
+    refused = ask(endpoint)
+    assert "keys are not read" in refused.json()["error"]
+    assert not [name for name in refused.headers if name.startswith("nightshift-")]
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/inference.GRPCInferenceService/ModelReady")(b"\x0a\x03toy", timeout=60)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert not [name for name, _ in caught.value.trailing_metadata() if name.startswith("nightshift-")]
+
+
 def test_a_night_still_deploys_when_keys_are_required_and_says_so_when_it_has_none(
     world: World, start: Start, keys: Keys, digest: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,6 +1,7 @@
 """What the guard lets in and what it refuses, rule by rule, without a server around it."""
 
 import itertools
+import threading
 import time
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -34,7 +35,8 @@ class Desk:
 
     def open(self, host: str = "127.0.0.1", **settings: Any) -> Guard:
         guard = guards.make(str(self.folder / "registry"), host, 8000, self.folder / "copies", **settings)
-        guard.step(flush=True)
+        guard.keyring.step()
+        guard.flush()
         return guard
 
     def create(self, name: str = "a", **settings: Any) -> str:
@@ -91,7 +93,7 @@ def test_the_stacks_own_key_opens_all_and_requires_none_of_others(desk: Desk):
 def test_the_first_key_made_closes_the_models_to_who_has_none(desk: Desk):
     guard = desk.open()
     key = desk.create()
-    guard.step(flush=False)
+    guard.keyring.step()
     assert desk.ask(guard, key=key).key == "a"
     assert desk.refused(guard).status == 401
     assert desk.refused(guard, model=None).status == 401
@@ -108,7 +110,7 @@ def test_at_another_address_keys_are_required_from_the_start(desk: Desk):
 
 def test_a_key_is_sent_as_bearer_or_as_x_api_key(desk: Desk):
     guard, key = desk.open(), desk.create()
-    guard.step(flush=False)
+    guard.keyring.step()
     assert desk.ask(guard, authorization=f"Bearer {key}").key == "a"
     assert desk.ask(guard, authorization=f"bearer   {key} ").key == "a"
     assert desk.ask(guard, key=key, authorization="Basic eDp5").key == "a"
@@ -118,7 +120,7 @@ def test_a_key_is_sent_as_bearer_or_as_x_api_key(desk: Desk):
 
 def test_a_scope_that_is_missing_is_named(desk: Desk):
     guard, key = desk.open(), desk.create(scopes=("predict:m",))
-    guard.step(flush=False)
+    guard.keyring.step()
     assert desk.ask(guard, key=key).key == "a"
     assert desk.ask(guard, key=key, model=None).key == "a"
     for need, model, scope in (
@@ -135,10 +137,10 @@ def test_a_scope_that_is_missing_is_named(desk: Desk):
 def test_a_revoked_key_opens_nothing_from_the_next_look_on(desk: Desk):
     guard, key = desk.open(), desk.create()
     desk.create("b")
-    guard.step(flush=False)
+    guard.keyring.step()
     desk.keys.revoke("a", by="me", reason="left")
     assert desk.ask(guard, key=key).key == "a"
-    guard.step(flush=False)
+    guard.keyring.step()
     refusal = desk.refused(guard, key=key)
     assert (refusal.status, "was revoked" in refusal.message) == (401, True)
 
@@ -147,13 +149,13 @@ def test_revoking_the_last_key_opens_nothing_again(desk: Desk):
     guard = desk.open()
     desk.create()
     desk.keys.revoke("a", by="me", reason="left")
-    guard.step(flush=False)
+    guard.keyring.step()
     assert desk.refused(guard).status == 401
 
 
 def test_a_key_expires_at_its_second(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     guard, key = desk.open(), desk.create(expires="1d")
-    guard.step(flush=False)
+    guard.keyring.step()
     expires = desk.keys.read()[0]["a"].expires
     assert expires
 
@@ -223,7 +225,7 @@ def test_a_page_of_another_origin_gets_nothing_unless_it_was_named(desk: Desk):
 
 def test_a_rate_is_kept_and_says_when_to_come_again(desk: Desk):
     guard, key = desk.open(), desk.create(rate="2/m")
-    guard.step(flush=False)
+    guard.keyring.step()
     desk.ask(guard, key=key)
     desk.ask(guard, key=key)
     refusal = desk.refused(guard, key=key)
@@ -235,11 +237,13 @@ def test_a_rate_is_kept_and_says_when_to_come_again(desk: Desk):
 
 def test_a_quota_counts_what_was_answered_and_survives_a_restart(desk: Desk):
     guard, key = desk.open(), desk.create(quota="3/month")
-    guard.step(flush=True)
+    guard.keyring.step()
+    guard.flush()
     desk.end(guard, desk.ask(guard, key=key))
     desk.end(guard, desk.ask(guard, key=key), status=400)
     desk.end(guard, desk.ask(guard, key=key))
-    guard.step(flush=True)
+    guard.keyring.step()
+    guard.flush()
 
     again = desk.open()
     under_way = desk.ask(again, key=key)
@@ -253,26 +257,44 @@ def test_a_quota_counts_what_was_answered_and_survives_a_restart(desk: Desk):
     assert desk.refused(again, key=key).status == 429
 
 
+def test_who_does_not_take_an_answer_pays_for_it_once_the_model_has_run(desk: Desk):
+    guard, key = desk.open(), desk.create(quota="1/day")
+    guard.keyring.step()
+    guard.flush()
+    desk.end(guard, desk.ask(guard, key=key), status=499)
+    late = desk.ask(guard, key=key)
+    late.batch = 1
+    desk.end(guard, late, status=499)
+    assert desk.refused(guard, key=key).status == 429
+    guard.keyring.step()
+    guard.flush()
+    found = sums(read(desk.served, date(2000, 1, 1), date(2100, 1, 1)), ["key"])
+    assert found[("a",)].requests == 1
+
+
 def test_what_another_replica_counted_is_seen_at_the_next_writing(desk: Desk):
     one, other, key = desk.open(), desk.open(), desk.create(quota="2/day")
     for guard in (one, other):
-        guard.step(flush=True)
+        guard.keyring.step()
+        guard.flush()
         desk.end(guard, desk.ask(guard, key=key))
     for guard in (one, other, one):
-        guard.step(flush=True)
+        guard.keyring.step()
+        guard.flush()
     assert desk.refused(one, key=key).status == 429
     assert desk.refused(other, key=key).status == 429
 
 
 def test_what_is_answered_is_counted_for_its_key_model_and_version(desk: Desk):
     guard, key = desk.open(), desk.create()
-    guard.step(flush=False)
+    guard.keyring.step()
     desk.end(guard, desk.ask(guard, key=key), items=4)
     desk.end(guard, desk.ask(guard, key=key), items=2)
     desk.end(guard, desk.ask(guard, key=key), status=400)
     desk.end(guard, desk.ask(guard, key=key), items=0)
     desk.end(guard, desk.ask(guard, key=OWN))
-    guard.step(flush=True)
+    guard.keyring.step()
+    guard.flush()
     found = sums(read(desk.served, date(2000, 1, 1), date(2100, 1, 1)), ["key", "model", "version"])
     assert found[("a", "m", "v")] == Row("a", "m", "v", 2, 6, 1.0)
     assert found[("stack", "m", "v")].requests == 1
@@ -282,12 +304,13 @@ def test_what_is_answered_is_counted_for_its_key_model_and_version(desk: Desk):
 def test_administration_and_refused_attempts_are_written_down_without_the_key(desk: Desk):
     guard = desk.open()
     key = desk.create(scopes=("predict",))
-    guard.step(flush=False)
+    guard.keyring.step()
     desk.refused(guard, "admin", "nsk_guessed-by-somebody")
     desk.refused(guard, "admin", key)
     call = Call("r-refresh", "rest", "refresh", 0.0)
     guard.enter(call, "admin", {"host": "localhost", "x-api-key": OWN}.get)
-    guard.step(flush=True)
+    guard.keyring.step()
+    guard.flush()
     acts = [(act["act"], act["who"], act["outcome"]) for act in audits.read(desk.served, desk.keys.store)]
     assert ("infer", "nobody", "refused: 401") in acts
     assert ("infer", "a", "refused: 403") in acts
@@ -297,13 +320,16 @@ def test_administration_and_refused_attempts_are_written_down_without_the_key(de
 
 def test_a_store_that_is_away_stops_no_request_and_loses_no_count(desk: Desk, tmp_path: Path, caplog):
     guard, key = desk.open(), desk.create()
-    guard.step(flush=True)
+    guard.keyring.step()
+    guard.flush()
     (tmp_path / "registry-served").write_text("no folder")
     desk.end(guard, desk.ask(guard, key=key))
-    guard.step(flush=True)
+    guard.keyring.step()
+    guard.flush()
     assert "wait to be written" in caplog.text
     (tmp_path / "registry-served").unlink()
-    guard.step(flush=True)
+    guard.keyring.step()
+    guard.flush()
     assert len(desk.served.list("usage/")) == 1
 
 
@@ -316,3 +342,35 @@ def test_stop_writes_what_is_counted(desk: Desk):
     desk.end(guard, call)
     guard.stop()
     assert len(desk.served.list("usage/")) == 1
+
+
+def test_a_served_store_that_hangs_holds_up_no_revocation(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("nightshift.serving.keyring.POLL_S", 0.05)
+    hangs, over = threading.Event(), threading.Event()
+    guard = guards.make(str(desk.folder / "registry"), "127.0.0.1", 8000, desk.folder / "copies")
+
+    def flush() -> None:
+        hangs.set()
+        over.wait(120)
+
+    monkeypatch.setattr(guard.usage, "flush", flush)
+    key = desk.create()
+    guard.start()
+    try:
+        assert hangs.wait(60)
+        wait_for(lambda: guard.ready)
+        assert desk.ask(guard, key=key).key == "a"
+        desk.keys.revoke("a", by="me", reason="left")
+        wait_for(lambda: guard.keyring.find(digest(key))[1])  # type: ignore[index]
+        assert desk.refused(guard, key=key).status == 401
+    finally:
+        over.set()
+        guard.stop()
+
+
+def test_with_keys_that_are_remembered_it_is_ready_at_once(desk: Desk):
+    key = desk.create()
+    desk.open()
+    again = guards.make(str(desk.folder / "registry"), "127.0.0.1", 8000, desk.folder / "copies")
+    assert again.ready
+    assert desk.ask(again, key=key).key == "a"

@@ -72,6 +72,10 @@ def test_a_scope_opens_what_it_says_and_no_more(keys: Keys, scopes, opens, not_)
         {"expires": "soon"},
         {"expires": "2020-01-01"},
         {"expires": "0d"},
+        {"expires": "9999-12-31T23:59-10:00"},
+        {"rate": ""},
+        {"quota": ""},
+        {"expires": ""},
     ],
 )
 def test_bad_input_makes_no_key_and_names_what_would_be_good(keys: Keys, wrong):
@@ -105,7 +109,7 @@ def test_rates_quotas_and_expiries_are_read_as_they_are_written():
     assert per_period("20000/month") == (20000, "month")
     assert expiry("90d", NOW) == NOW + timedelta(days=90)
     assert expiry("2026-12-31", NOW) == datetime(2026, 12, 31, tzinfo=UTC)
-    assert expiry("2026-12-31T18:00+02:00", NOW) == datetime(2026, 12, 31, 16, tzinfo=UTC)
+    assert str(expiry("2026-12-31T18:00+02:00", NOW)) == "2026-12-31 16:00:00+00:00", "and is told in UTC"
 
 
 def test_an_endpoint_learns_of_new_and_of_revoked_keys(keys: Keys, tmp_path: Path):

@@ -1,5 +1,7 @@
 """Rates and quotas, by a clock of the test's own; the rate over real processes that share it."""
 
+import logging
+import resource
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -79,6 +81,27 @@ print(sum(rates.take("a", 0.001, 50_000) == 0 for _ in range(30_000)))
         process.stdin.write("\n")
         process.stdin.flush()
     assert sum(int(process.communicate()[0]) for process in started) == 50_000
+
+
+@pytest.mark.parametrize("what", ["full", "not to be written"])
+def test_without_a_place_on_disk_a_rate_is_kept_in_memory_and_that_is_said_once(tmp_path: Path, clock, caplog, what):
+    (tmp_path / "file").touch()
+    folder = tmp_path if what == "full" else tmp_path / "file"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if what == "full" else before[0], before[1]))
+    try:
+        with caplog.at_level(logging.WARNING):
+            rates = Rates(folder / "rates", clock)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert rates.take("a", 1, 1) == 0
+    assert rates.take("a", 1, 1) == pytest.approx(1)
+    assert len(caplog.records) == 1
+    assert "forgotten" in caplog.text
+
+
+def test_the_file_has_its_place_on_the_disk_from_the_start(tmp_path: Path, rates: Rates):
+    assert (tmp_path / "rates").stat().st_blocks * 512 >= 4096 * 16
 
 
 def test_a_quota_is_spent_and_begins_anew_with_the_period():

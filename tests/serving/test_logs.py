@@ -1,8 +1,12 @@
+import contextlib
 import json
 import logging
 import os
+import resource
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +121,44 @@ def test_lines_of_a_pipe_that_processes_share_are_written_whole(pipe: tuple[int,
     said = lines(pipe, *(ended(model, n, error="e" * 300, status=400) for n in range(80)))  # less than a pipe holds
     assert len(said) == 80
     assert max(sizes) <= 4096
+
+
+def test_after_a_line_that_was_cut_the_next_begins_a_line(tmp_path: Path, model: LoadedModel):
+    file, before = tmp_path / "log", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with file.open("ab") as opened:
+        log = AccessLog(logging.INFO, True, opened.fileno())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # as a disk with so much left
+        try:
+            for number in range(2):
+                log.watch(ended(model, number))
+                log._write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert log.dropped == 2
+        assert file.stat().st_size == 100
+        for number in (7, 8):
+            log.watch(ended(model, number))
+            log._write()
+    cut, *whole = file.read_text().splitlines()
+    assert len(cut) == 100
+    assert [json.loads(line)["id"] for line in whole] == ["request-7", "request-8"]
+
+
+def test_what_the_process_says_waits_for_nobody(pipe: tuple[int, int]):
+    os.set_blocking(pipe[1], False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe[1], bytes(4096))
+    os.set_blocking(pipe[1], True)
+    with os.fdopen(pipe[1], "w", closefd=False) as stream:
+        handler = logs._Handler(stream)
+        done = threading.Thread(target=handler.emit, args=(logging.makeLogRecord({"msg": "stopped"}),), daemon=True)
+        done.start()
+        done.join(60)
+        assert not done.is_alive()
+        os.read(pipe[0], 1 << 20)
+        handler.emit(logging.makeLogRecord({"msg": "and somebody reads"}))
+    assert os.read(pipe[0], 1 << 20) == b"and somebody reads\n"
 
 
 def test_what_the_process_says_is_json_too(capsys: pytest.CaptureFixture[str]):
