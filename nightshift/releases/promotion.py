@@ -79,7 +79,7 @@ def promote(
     the champion by a second order. ``slower`` is how many times as long as the champion it may take (None: any).
     ``key`` signs what is ordered; only for a caller to whom the digest was named, not found in the ledger.
     Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, StoreUnavailable, and
-    ReleaseError, before anything is written, when an endpoint does not let this process ask what serves.
+    ReleaseError, before anything is written, when an endpoint does not let this process ask what serves, or has no URL.
     """
     if canary:
         canaries.demand_library()
@@ -303,8 +303,10 @@ def _demand_key(client: httpx.Client, urls: Sequence[str], say: Callable[[str], 
     for url in urls:
         try:
             no_key = proof.denied(client.get(f"{url}/status"))
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            say(f"{url} does not answer ({type(error).__name__}): it is waited for")
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise ReleaseError(f"nothing was ordered: {url} is no URL of an endpoint", f"{error}") from error
+        except httpx.HTTPError as error:
+            say(f"{url} does not answer ({str(error) or type(error).__name__}): it is waited for")
             continue
         if no_key:
             raise ReleaseError(
