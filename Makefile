@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
 TORCH := 2.13.0
-GRPC_TOOLS := 1.85.1
+GRPC_TOOLS := 1.80.0
 .DEFAULT_GOAL := help
 .PHONY: help install night up down status env up-team down-team test test-all check lock proto clean
 # Byte code is compiled once, at installation: without it each start is 2.5 times as dear.
@@ -79,7 +79,8 @@ lock: ## resolve the lock file for setup.cfg as it is now (UPGRADE=1: with the n
 	@rm requirements.lock.tmp
 
 # In a venv of its own: the generator pins what the lock has newer. A pool of our own: another library's copy of the
-# protocol in the same process (tritonclient's) would otherwise be refused, or refuse ours.
+# protocol in the same process (tritonclient's) would otherwise be refused, or refuse ours. Of protobuf's line before the
+# newest: modules load in their own line and the next one, and tritonclient has no newer one yet.
 proto: ## write the gRPC modules from their .proto files
 	@cd nightshift/serving && $(abspath $(BIN))/uvx --quiet --from grpcio-tools==$(GRPC_TOOLS) python-grpc-tools-protoc \
 		-I . --python_out=. inference.proto health.proto

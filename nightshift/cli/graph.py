@@ -30,7 +30,9 @@ def graph(
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("dvc"):
             raise
-        raise NightshiftError("DVC is not installed here", "pip install 'nightshift-ml[train]'") from None
+        raise NightshiftError(
+            "DVC is not installed here", "in a clone: pip install '.[train]', or `make install`"
+        ) from None
     stages = {**found["stages"], **found["elsewhere"]}
     if json:
         typer.echo(json_module.dumps([told(name, stage, found) for name, stage in stages.items()], indent=1))

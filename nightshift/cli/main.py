@@ -83,12 +83,26 @@ def load(verb: str) -> Any:
     """The command of ``nightshift/cli/<verb>.py``: its function of the same name (``pull-run``: ``pull_run``), or its
     group of verbs."""
     name = verb.replace("-", "_")
-    found = getattr(importlib.import_module(f"nightshift.cli.{name}"), name)
+    try:
+        found = getattr(importlib.import_module(f"nightshift.cli.{name}"), name)
+    except ModuleNotFoundError as error:
+        raise _lacks(verb, error) from error
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     single = typer.Typer(add_completion=False)
     single.command(verb)(found)
     return typer.main.get_command(single)
+
+
+def _lacks(verb: str, error: ModuleNotFoundError) -> Exception:
+    """What a person can do about it. One of our own modules that is missing is our mistake, and stays a traceback."""
+    module = (error.name or "").partition(".")[0]
+    if module in ("", "nightshift", "pipelines"):
+        return error
+    return NightshiftError(
+        f"{verb} needs {module}, which is not installed",
+        "in a clone: `make install` installs all that it has; with pip: pip install '.[airflow,train,serve]'",
+    )
 
 
 def _version(wanted: bool) -> None:
@@ -115,7 +129,8 @@ def run() -> None:
     """The entry point: an error that a person can act on is two lines, never a traceback."""
     try:
         app()
-    except Exception as error:
+    except Exception as raised:
+        error = _lacks("the command", raised) if isinstance(raised, ModuleNotFoundError) else raised
         from nightshift.releases.errors import ReleaseError  # here: most calls end well
 
         if not isinstance(error, NightshiftError | ReleaseError):

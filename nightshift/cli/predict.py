@@ -2,6 +2,7 @@
 
 import json as json_
 import os
+import ssl
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,14 @@ from nightshift.releases.manifest import GOLDEN, short
 from nightshift.releases.proof import LOOPBACK, authority
 
 _SHOWN = 3  # labels per input
+# What to do about an answer by its status, where its own sentence does not say it.
+_HELP = {
+    400: "correct the input: GET /v2/models/MODEL says what the model takes",
+    401: "set NIGHTSHIFT_API_KEY",
+    403: "set NIGHTSHIFT_API_KEY to a key that may ask this model",
+    404: "`nightshift releases` says what is published, `nightshift history MODEL` what serves",
+    503: "ask again in a moment, or look into the endpoint's log",
+}
 
 
 def predict(
@@ -41,6 +50,10 @@ def predict(
     key = os.environ.get("NIGHTSHIFT_API_KEY") or ("" if url else os.environ.get("NIGHTSHIFT_ENDPOINT_KEY"))
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = (url or next(iter(endpoints()), "http://127.0.0.1:8000")).rstrip("/")
+    if not _is_url(url):
+        raise NightshiftError(
+            f"{url} is no URL of an endpoint", "write it as http://127.0.0.1:8000 or https://HOST", exit_code=2
+        )
     with httpx.Client(base_url=url, timeout=60, mounts=LOOPBACK, headers=headers, verify=authority()) as client:
         if golden:
             _golden(client, model, json)
@@ -162,6 +175,11 @@ def _ask(client: httpx.Client, method: str, path: str, **content: Any) -> httpx.
     try:
         answer = client.request(method, path, **content)
     except httpx.HTTPError as error:
+        if _is_of_its_certificate(error):
+            raise NightshiftError(
+                f"the certificate of {client.base_url} is not trusted here: {error}",
+                "name the authority's PEM file in NIGHTSHIFT_CA, and the host as the certificate does",
+            ) from error
         raise NightshiftError(
             f"no endpoint answers at {client.base_url} ({type(error).__name__})",
             "start it (`make up`, or `nightshift serve`), or name it with --url",
@@ -172,7 +190,23 @@ def _ask(client: httpx.Client, method: str, path: str, **content: Any) -> httpx.
         except (ValueError, KeyError, TypeError):
             reason = answer.text[:200]
         raise NightshiftError(
-            f"{client.base_url} answers {answer.status_code}: {reason}",
-            "set NIGHTSHIFT_API_KEY" if answer.status_code in (401, 403) else "GET /status says what serves",
+            f"{client.base_url} answers {answer.status_code}: {reason}", _HELP.get(answer.status_code, "")
         )
     return answer
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)
+
+
+def _is_of_its_certificate(error: BaseException | None) -> bool:
+    """httpx says ConnectError of it, as of an endpoint that is not there; the cause is further down."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -177,5 +177,5 @@ def _betting_test() -> Any:
     try:
         from ville import BettingTest
     except ImportError as error:
-        raise ReleaseError(f"judging a canary needs {error.name}", "pip install 'nightshift-ml[canary]'") from error
+        raise ReleaseError(f"judging a canary needs {error.name}", "in a clone: pip install '.[canary]'") from error
     return BettingTest

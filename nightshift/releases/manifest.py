@@ -190,22 +190,25 @@ def write(folder: Path, manifest: Manifest) -> str:
     return digest(data)
 
 
-def load(data: bytes) -> Manifest:
-    """Raises ReleaseCorrupt when these bytes are no manifest, FormatTooNew when a newer Nightshift wrote them."""
+def load(data: bytes, what: str = NAME) -> Manifest:
+    """``what`` is where the bytes are from, for whoever reads that they are wrong.
+
+    Raises ReleaseCorrupt when they are no manifest, FormatTooNew when a newer Nightshift wrote them.
+    """
     try:
         parsed = json.loads(data)
     except ValueError as error:
-        raise ReleaseCorrupt(f"{NAME} is not JSON: {error}", "package the release again") from error
+        raise ReleaseCorrupt(f"{what} is not JSON: {error}", "package the release again") from error
     if not isinstance(parsed, dict):
-        raise ReleaseCorrupt(f"{NAME} is not an object", "package the release again")
-    refuse_newer(parsed, NAME, FORMAT)
+        raise ReleaseCorrupt(f"{what} is not an object", "package the release again")
+    refuse_newer(parsed, what, FORMAT)
     try:
         manifest = Manifest.model_validate(parsed)
     except ValidationError as error:
-        raise ReleaseCorrupt(f"{NAME} is wrong: {_first(error)}", "package the release again") from error
+        raise ReleaseCorrupt(f"{what} is wrong: {_first(error)}", "package the release again") from error
     paths = [file.path for file in manifest.files]
     if len(set(paths)) != len(paths):
-        raise ReleaseCorrupt(f"{NAME} names a file twice", "package the release again")
+        raise ReleaseCorrupt(f"{what} names a file twice", "package the release again")
     return manifest
 
 
@@ -215,7 +218,7 @@ def refuse_newer(parsed: dict[str, Any], what: str, known: int) -> None:
     if isinstance(found, int) and found > known:
         raise FormatTooNew(
             f"{what} has format {found}; this Nightshift reads up to {known}",
-            "upgrade it: pip install -U nightshift-ml",
+            "upgrade it: git pull in its clone, then `make install` (or pip install '.[serve]')",
         )
 
 
@@ -250,7 +253,7 @@ def verify(folder: Path) -> Manifest:
     Raises ReleaseCorrupt naming the first file that has not, or that is missing.
     """
     try:
-        manifest = load((folder / NAME).read_bytes())
+        manifest = load((folder / NAME).read_bytes(), str(folder / NAME))
     except FileNotFoundError:
         raise ReleaseCorrupt(f"{folder} has no {NAME}: it is no release", "package or fetch it again") from None
     for file in manifest.files:

@@ -15,7 +15,7 @@ import httpx
 
 from nightshift.releases import canary as canaries
 from nightshift.releases import golden, proof
-from nightshift.releases.errors import ReleaseConflict, ReleaseCorrupt, ReleaseUnknown
+from nightshift.releases.errors import ReleaseConflict, ReleaseCorrupt, ReleaseError, ReleaseUnknown
 from nightshift.releases.ledger import Canary, History, Ledger, Order, Outcome, barred, live, now, superseded
 from nightshift.releases.manifest import GOLDEN, Manifest, short
 from nightshift.releases.marks import Marks, retirement
@@ -78,7 +78,8 @@ def promote(
     ``canary`` the release is tried beside the champion first, by an order of its own; what is not refused then becomes
     the champion by a second order. ``slower`` is how many times as long as the champion it may take (None: any).
     ``key`` signs what is ordered; only for a caller to whom the digest was named, not found in the ledger.
-    Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, StoreUnavailable.
+    Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, StoreUnavailable, and
+    ReleaseError, before anything is written, when an endpoint does not let this process ask what serves, or has no URL.
     """
     if canary:
         canaries.demand_library()
@@ -95,6 +96,8 @@ def promote(
         return Result("barred", None, gone)
 
     with proof.http_client() as client:
+        if what != "deploy" or _own_unsettled(ledger, model, digest) is None:  # what was ordered gets its outcome
+            _demand_key(client, urls, say)
         _settle_left_behind(client, urls, registry, ledger, model, digest, say)
         if canary and not _is_to_be_tried(ledger.history(model), manifest, digest):
             canary = None
@@ -289,6 +292,28 @@ def _removed(registry: Registry, order: Order) -> Outcome | None:
     except (ReleaseConflict, ReleaseUnknown) as error:
         return Outcome(state="refused", reason=error.message, fault="endpoint", at=now())
     return None
+
+
+def _demand_key(client: httpx.Client, urls: Sequence[str], say: Callable[[str], None]) -> None:
+    """Raises ReleaseError when one of these endpoints does not let this process ask what serves.
+
+    An order is followed at once by whoever reads the ledger, so it is too late for that once one is put. An endpoint
+    that does not answer may be restarting: it is only named.
+    """
+    for url in urls:
+        try:
+            no_key = proof.denied(client.get(f"{url}/status"))
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise ReleaseError(f"nothing was ordered: {url} is no URL of an endpoint", f"{error}") from error
+        except httpx.HTTPError as error:
+            say(f"{url} does not answer ({str(error) or type(error).__name__}): it is waited for")
+            continue
+        if no_key:
+            raise ReleaseError(
+                f"nothing was ordered, because nothing could be proven: {url}: {no_key}",
+                "set NIGHTSHIFT_ENDPOINT_KEY to a key with the scope admin (`nightshift keys create`), or to the one "
+                "that the endpoint was started with",
+            )
 
 
 def _silent(client: httpx.Client, urls: Sequence[str], patience: timedelta) -> str | None:

@@ -11,10 +11,13 @@ from typing import Any, Literal
 import httpx
 
 from nightshift.releases import golden
+from nightshift.releases.errors import ReleaseError
 from nightshift.releases.golden import Golden
 from nightshift.releases.ledger import Ledger, Order, Outcome, now, superseded
 from nightshift.releases.manifest import short
 from nightshift.releases.signing import UNSIGNED
+
+_NOBODY_WAS_ASKED = frozenset({401, 403, 421, 429})  # refused before any model was asked: that says nothing about it
 
 # A proxy of the person's environment has no business between processes of one machine.
 LOOPBACK = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
@@ -28,9 +31,20 @@ def http_client(timeout_s: float = 10) -> httpx.Client:
 
 
 def authority() -> ssl.SSLContext | bool:
-    """What an endpoint's certificate is checked against: the file of NIGHTSHIFT_CA, else the usual authorities."""
+    """What an endpoint's certificate is checked against: the file of NIGHTSHIFT_CA, else the usual authorities.
+
+    Raises ReleaseError when that file cannot be read or holds no certificate.
+    """
     file = os.environ.get("NIGHTSHIFT_CA")
-    return ssl.create_default_context(cafile=file) if file else True
+    if not file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError too
+        raise ReleaseError(
+            f"{file} of NIGHTSHIFT_CA cannot be used: {error.strerror or error}",
+            "name the PEM file of the authority that signed the endpoint's certificate, or unset NIGHTSHIFT_CA",
+        ) from error
 
 
 @dataclass
@@ -101,21 +115,39 @@ def reachable(client: httpx.Client, url: str) -> bool:
         return False
 
 
+def denied(answer: httpx.Response) -> str | None:
+    """What an endpoint has against the key that this process asks with; None when it lets it in."""
+    if answer.status_code not in (401, 403):
+        return None
+    has = "this process has the one in" if os.environ.get("NIGHTSHIFT_ENDPOINT_KEY") else "this process has none in"
+    return f"{_said(answer)} ({has} NIGHTSHIFT_ENDPOINT_KEY)"
+
+
+def _said(answer: httpx.Response) -> str:
+    """The sentence of a refusal; a proxy before the endpoint may refuse in other words."""
+    try:
+        return str(answer.json()["error"])
+    except (KeyError, ValueError, TypeError):
+        return f"answers {answer.status_code}"
+
+
 def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden) -> None:
     """Update what is known of one replica."""
     try:
         if not replica.told:
             replica.told = tell(client, replica.url)
         answer = client.get(f"{replica.url}/status")
-        if answer.status_code in (401, 403):
-            replica.reason = f"{answer.json()['error']} (this process has the one in NIGHTSHIFT_ENDPOINT_KEY)"
-            replica.fault = "endpoint"
+        no_key = denied(answer)
+        if no_key:  # final: a key does not become the right one by waiting, and meanwhile the release would serve
+            replica.state, replica.reason, replica.fault = "refused", no_key, "endpoint"
             return
         status = answer.json() if answer.status_code == 200 else {}
         for process in status["processes"]:
             if not _stands(replica, process, order):
                 return
         wrong = _wrong_answer(client, replica.url, order, requests)
+    except _NotAsked as error:
+        replica.state, replica.reason, replica.fault = "refused", str(error), "endpoint"
     except httpx.HTTPError as error:
         replica.reason, replica.fault = f"does not answer ({type(error).__name__})", "endpoint"
     except (KeyError, ValueError, TypeError, AttributeError):
@@ -123,6 +155,10 @@ def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden)
     else:
         replica.state, replica.reason = ("refused", wrong) if wrong else ("proven", "agrees")
         replica.fault = "release"
+
+
+class _NotAsked(Exception):
+    """An endpoint refused a golden request before it asked the release."""
 
 
 def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> bool:
@@ -159,7 +195,7 @@ def _wrong_answer(client: httpx.Client, url: str, order: Order, requests: Golden
     """What is wrong with its answers to the golden requests, in words.
 
     Each goes to the release by its version, and the first also to the model's plain path, where users are, if it is to
-    be the champion.
+    be the champion. Raises _NotAsked when the endpoint lets this process ask nothing.
     """
     pinned, plain = f"/v2/models/{order.model}/versions/{short(order.digest)}/infer", f"/v2/models/{order.model}/infer"
     asked = [(pinned, index, case) for index, case in enumerate(requests.cases)]
@@ -167,6 +203,8 @@ def _wrong_answer(client: httpx.Client, url: str, order: Order, requests: Golden
         asked.append((plain, 0, requests.cases[0]))
     for path, index, case in asked:
         answer = client.post(url + path, json={"inputs": case.inputs})
+        if answer.status_code in _NOBODY_WAS_ASKED:
+            raise _NotAsked(denied(answer) or f"lets golden request {index + 1} not in: {_said(answer)}")
         body: dict[str, Any] = answer.json()
         if answer.status_code != 200:
             return f"answers golden request {index + 1} at {path} with {answer.status_code}: {body.get('error')}"

@@ -124,7 +124,9 @@ class Registry:
         """By digest or by the first characters of one. Raises ReleaseUnknown."""
         if len(digest) != 64:
             digest = self.resolve(model, digest)
-        return manifests.load(self.manifest_bytes(model, digest))
+        return manifests.load(
+            self.manifest_bytes(model, digest), f"{self.store.url}/{_key(model, digest, manifests.NAME)}"
+        )
 
     def manifest_bytes(self, model: str, digest: str) -> bytes:
         """By full digest, which they have. Raises ReleaseUnknown, ReleaseCorrupt."""
@@ -167,12 +169,17 @@ class Registry:
     def read(self, model: str, digest: str, path: str) -> bytes:
         """One file of a release, its sha256 checked. Raises ReleaseUnknown, ReleaseCorrupt."""
         listed = self.manifest(model, digest).file(path)
+        if listed is None:
+            raise ReleaseCorrupt(
+                f"release {manifests.short(digest)} of {model} has no {path}",
+                "publish one that has it: docs/own-model.md",
+            )
         key = _key(model, digest, path)
         try:
             data = self.store.get(key)
         except KeyError:
             data = None
-        if listed is None or data is None or manifests.digest(data) != listed.sha256:
+        if data is None or manifests.digest(data) != listed.sha256:
             raise ReleaseCorrupt(f"{self.store.url}/{key} is not what its manifest says", "publish the release again")
         return data
 

@@ -74,6 +74,28 @@ def test_an_error_is_its_sentence_and_the_next_step_without_a_traceback(tmp_path
     ]
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--help"]])
+def test_what_is_not_installed_is_named_with_what_installs_it(arguments: list[str]) -> None:
+    code = f"""
+import sys
+sys.modules["psutil"] = None  # as where only the endpoint's extra is installed
+sys.argv = ["nightshift", *{arguments!r}]
+from nightshift.cli import main
+main.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "nightshift: status needs psutil, which is not installed" in done.stderr
+    assert "make install" in done.stderr
+
+
+def test_a_module_of_our_own_that_is_missing_stays_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nightshift.cli.down", None)
+    with pytest.raises(ModuleNotFoundError):
+        main.load("down")
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(NightshiftError("no"), 1), (Refused("held"), 3), (NightshiftError("no", exit_code=2), 2)]
 )

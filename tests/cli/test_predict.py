@@ -1,10 +1,14 @@
 """predict with texts, rows, a key and a model that takes neither, as typed, against a real endpoint process."""
 
+import http.server
 import json
 import os
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +90,42 @@ def test_what_is_wrong_is_said_with_the_next_step(running, arguments: list[str],
     assert done.returncode == code
     assert words in done.stderr
     assert "next:" in done.stderr
+    assert "/status" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost:8000", "ftp://127.0.0.1", "http://127.0.0.1:port"])
+def test_what_is_no_url_is_wrong_use(running, url: str) -> None:
+    done = predict(running, "mood", "a lovely day", "--url", url)
+    assert done.returncode == 2, done.stderr
+    assert f"{url} is no URL" in done.stderr
+    assert "start it" not in done.stderr
+
+
+@pytest.fixture
+def behind_tls(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server with a certificate that nobody signed."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://localhost:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_certificate_that_is_not_trusted_leads_to_the_variable_that_names_whom_to_trust(
+    running, behind_tls: str, tmp_path: Path
+) -> None:
+    done = predict(running, "mood", "a lovely day", "--url", behind_tls)
+    assert done.returncode == 1
+    assert f"the certificate of {behind_tls} is not trusted here" in done.stderr
+    assert "NIGHTSHIFT_CA" in done.stderr
+    assert "start it" not in done.stderr
+    absent = predict(running, "mood", "x", "--url", behind_tls, NIGHTSHIFT_CA=str(tmp_path / "absent.pem"))
+    assert absent.stderr.startswith(f"nightshift: {tmp_path / 'absent.pem'} of NIGHTSHIFT_CA cannot be used")
+    trusted = predict(running, "mood", "x", "--url", behind_tls, NIGHTSHIFT_CA=str(tmp_path / "cert.pem"))
+    assert "answers 501" in trusted.stderr, "it is asked"

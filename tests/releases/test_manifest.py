@@ -96,3 +96,13 @@ def test_bytes_that_are_no_manifest_are_corrupt(data: bytes) -> None:
 def test_a_folder_without_a_program_is_no_release(tmp_path: Path) -> None:
     with pytest.raises(ReleaseCorrupt, match=r"model\.onnx"):
         manifests.build(tmp_path, model="m", task="t", signature={}, input={}, lineage={}, verdict="pass")
+
+
+@pytest.mark.parametrize("written", ["{", "[]", "{}"])
+def test_a_manifest_that_is_none_is_named_with_its_folder(tmp_path: Path, written: str) -> None:
+    make_release(tmp_path / "r")
+    path = tmp_path / "r" / manifests.NAME
+    path.write_text(written)
+    with pytest.raises(ReleaseCorrupt) as wrong:
+        manifests.verify(tmp_path / "r")
+    assert wrong.value.message.startswith(f"{path} is ")

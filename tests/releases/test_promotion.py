@@ -14,9 +14,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from nightshift.releases.errors import ReleaseUnknown
-from nightshift.releases.ledger import Outcome, now
+from nightshift.releases.errors import ReleaseError, ReleaseUnknown
+from nightshift.releases.ledger import Canary, Outcome, now
 from nightshift.releases.promotion import Result, promote
+from nightshift.releases.proof import authority
 from nightshift.releases.signing import SigningKey
 from tests.serving.world import KEY, Endpoint, World, free_port, wait_for
 
@@ -112,6 +113,76 @@ def test_an_endpoint_that_does_not_trust_the_signature_refuses_and_the_next_nigh
     finally:
         endpoint.stop()
         endpoint.client.close()
+
+
+@pytest.mark.parametrize("what", ["deploy", "promote", "rollback"])
+def test_without_the_endpoints_key_nothing_is_ordered_and_it_is_said_at_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv("NIGHTSHIFT_ENDPOINT_KEY", "nsk_of-somebody-else")
+    digest, began = case.publish(0), time.monotonic()
+    for settings in ({}, {"canary": Canary(weight=0.1)}, {"key": SigningKey.new()}):
+        with pytest.raises(ReleaseError, match="NIGHTSHIFT_ENDPOINT_KEY") as stopped:
+            case.promote(digest, what, deadline_s=60, **settings)
+        assert case.endpoint.url in stopped.value.message
+    monkeypatch.delenv("NIGHTSHIFT_ENDPOINT_KEY")
+    with pytest.raises(ReleaseError, match="none in NIGHTSHIFT_ENDPOINT_KEY"):
+        case.promote(digest, what, deadline_s=60)
+    assert time.monotonic() - began < 30
+    assert case.states() == []
+    assert signers(case, digest) == set()
+
+
+def test_a_key_that_is_taken_away_during_the_proof_ends_it_at_once_by_a_fault_of_the_endpoint(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = case.publish(0)
+    monkeypatch.setattr("nightshift.releases.promotion._demand_key", lambda *_: None)
+    monkeypatch.setenv("NIGHTSHIFT_ENDPOINT_KEY", "nsk_of-somebody-else")
+    began = time.monotonic()
+    result = case.promote(digest, "promote", deadline_s=60)
+    assert time.monotonic() - began < 30
+    assert result.state == "refused"
+    ((_, outcome),) = case.world.ledger.history(case.model)
+    assert outcome.fault == "endpoint"
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+def test_a_golden_request_that_is_not_let_in_says_nothing_about_the_release(case: Case, status: int) -> None:
+    def turn_away(answer: httpx.Response) -> None:
+        answer.status_code, answer._content = status, b"<html>no</html>"
+
+    digest = case.publish(0)
+    with tampering_proxy(case.endpoint.url, case.model, turn_away) as (url, _):
+        assert case.promote(digest, endpoints=[url], deadline_s=60).state == "refused"
+    ((_, outcome),) = case.world.ledger.history(case.model)
+    assert outcome.fault == "endpoint"
+    assert case.promote(digest).state == "proven", "the next night may order it"
+
+
+def test_an_endpoint_that_does_not_answer_yet_is_named_once_and_waited_for(case: Case) -> None:
+    digest, away, said = case.publish(0), f"http://127.0.0.1:{free_port()}", []
+    case.promote(digest, "promote", endpoints=[away], deadline_s=0.5, say=said.append)
+    (line,) = [line for line in said if "it is waited for" in line]
+    assert line.startswith(f"{away} does not answer (")
+    assert len(case.states()) == 1
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://127.0.0.1:port", "localhost:8000"])
+def test_nothing_is_ordered_where_an_endpoints_url_is_none(case: Case, url: str) -> None:
+    with pytest.raises(ReleaseError, match="is no URL of an endpoint"):
+        case.promote(case.publish(0), "promote", endpoints=[url])
+    assert case.states() == []
+
+
+def test_an_authority_that_is_not_there_is_named_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.pem").write_text("nothing\n")
+    for name in ("absent.pem", "empty.pem"):
+        monkeypatch.setenv("NIGHTSHIFT_CA", str(tmp_path / name))
+        with pytest.raises(ReleaseError, match=f"{name} of NIGHTSHIFT_CA cannot be used"):
+            authority()
 
 
 def test_a_nights_first_deploy_is_proven_and_serves(case: Case) -> None:
@@ -328,7 +399,7 @@ def test_a_replica_that_says_it_serves_and_answers_otherwise_refuses_the_order(
     assert result.state == "refused"
     assert words in result.reason
     assert url in result.reason
-    assert asked[1] == "/refresh", "it is told of the order, once it is known to be alive"
+    assert asked[2] == "/refresh", "it is told of the order, once it is known to be alive"
     assert asked[-1] == "/refresh", "and of the refusal"
 
 

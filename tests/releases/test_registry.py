@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from nightshift.releases import manifest as manifests
 from nightshift.releases.errors import ReleaseConflict, ReleaseCorrupt, ReleaseUnknown
 from nightshift.releases.registry import Registry, ReleaseInfo
 from nightshift.releases.store import open_store
@@ -37,6 +38,17 @@ def test_a_published_release_is_listed_found_and_fetched_byte_for_byte(registry:
     assert fetched == tmp_path / "copies" / "toy" / digest
     for path in (tmp_path / "r").iterdir():
         assert (fetched / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_file_that_a_release_does_not_have_is_not_called_damaged(registry: Registry, tmp_path: Path) -> None:
+    make_release(tmp_path / "r")
+    (tmp_path / "r" / "golden.json").unlink()
+    manifest = manifests.load((tmp_path / "r" / manifests.NAME).read_bytes())
+    files = tuple(file for file in manifest.files if file.path != "golden.json")
+    manifests.write(tmp_path / "r", manifest.model_copy(update={"files": files}))
+    digest = registry.publish(tmp_path / "r")
+    with pytest.raises(ReleaseCorrupt, match=rf"{digest[:12]} of toy has no golden\.json"):
+        registry.read("toy", digest, "golden.json")
 
 
 def test_publishing_again_changes_nothing(registry: Registry, tmp_path: Path) -> None:

@@ -110,3 +110,11 @@ def test_the_generated_modules_are_what_their_sources_give(tmp_path: Path) -> No
         name = Path(module.__file__).name
         made = (tmp_path / name).read_text().replace("_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()")
         assert (SERVING / name).read_text() == made, f"run `make proto`: {name} is not what its source gives"
+
+
+def test_the_oldest_protobuf_that_is_asked_for_loads_the_modules(tmp_path: Path) -> None:
+    """tritonclient holds it back: who installs that beside the endpoint gets an older one than the lock has."""
+    floor = re.search(r"^    protobuf>=([\d.]+)", Path("setup.cfg").read_text(), re.MULTILINE)
+    assert floor
+    python = venv.make(tmp_path / "venv", f"protobuf=={floor.group(1)}")
+    subprocess.run([python, "-c", "import health_pb2, inference_pb2"], cwd=SERVING, check=True)
