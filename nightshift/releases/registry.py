@@ -103,7 +103,11 @@ class Registry:
             (temporary / manifests.NAME).write_bytes(data)
             for key_id, signature in self.signatures(model, digest).items():
                 (temporary / manifests.signature_name(key_id)).write_bytes(signature)
-            check(temporary, model, digest)
+            try:
+                check(temporary, model, digest)
+            except ReleaseCorrupt as error:  # in words that still mean something when the folder is gone
+                where = f"{self.store.url}/{_key(model, digest, '').rstrip('/')}"
+                raise ReleaseCorrupt(error.message.replace(str(temporary), where), error.next_step) from error
             try:
                 temporary.rename(target)
             except OSError:
