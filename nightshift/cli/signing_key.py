@@ -13,7 +13,6 @@ from nightshift.cli.connect import take_settings
 from nightshift.errors import NightshiftError
 from nightshift.releases.signing import VARIABLE, SigningKey, own_key
 from nightshift.stack.private import create_private
-from nightshift.stack.settings import find_root
 from nightshift.stack.signing import KEY, TRUSTED
 
 signing_key = typer.Typer(
@@ -31,7 +30,7 @@ def create(
 
     Example: nightshift signing-key create >> trusted_keys
     """
-    target = file or find_root() / KEY
+    target = file or _of_this_checkout()
     key = SigningKey.new()
     target.parent.mkdir(parents=True, exist_ok=True)
     if not create_private(target, key.secret + "\n"):
@@ -43,6 +42,12 @@ def create(
     console.print(f"{target}: only you can read it; keep a copy elsewhere", markup=False, style="dim")
     console.print(f"its public line, for {TRUSTED}:", markup=False, style="dim")
     typer.echo(f"{key.public} {getpass.getuser()} {datetime.now(UTC):%Y-%m-%d}")
+
+
+def _of_this_checkout() -> Path:
+    from nightshift.stack.settings import find_root  # here: where only the endpoint is installed --file makes one
+
+    return find_root() / KEY
 
 
 @signing_key.command()

@@ -90,6 +90,19 @@ main.run()
     assert "make install" in done.stderr
 
 
+def test_a_signing_key_is_made_where_only_the_endpoint_is_installed(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["psutil"] = None
+sys.argv = ["nightshift", "signing-key", "create", "--file", "own.key"]
+from nightshift.cli import main
+main.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("nsp_")
+
+
 def test_a_module_of_our_own_that_is_missing_stays_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nightshift.cli.down", None)
     with pytest.raises(ModuleNotFoundError):
