@@ -22,7 +22,7 @@ from nightshift.serving.watch import Watch
 
 _BIG_BODY = 1 << 20  # bytes from which reading it would hold up everybody in the event loop
 _STALLED_S = 0.5
-
+_LONGEST = 1000  # characters of a fault, whatever it quotes; as gRPC has it
 
 log = logging.getLogger("nightshift.serving")
 
@@ -216,8 +216,8 @@ def _json_length(given: str | None) -> int | None:
 
 
 def _refusal(error: RequestError, call: Call) -> Answer:
-    call.error = error.message
-    result = _json(error.status, {"error": error.message})
+    call.error = error.message if len(error.message) <= _LONGEST else error.message[:_LONGEST] + "…"
+    result = _json(error.status, {"error": call.error})
     result.headers += error.headers
     return result
 

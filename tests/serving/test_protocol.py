@@ -157,6 +157,25 @@ def test_a_bad_request_is_400_and_names_the_field(served, case: str) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
+        (image(name="\x7f" * 1_000_000), "there is no input '.*': this model has image"),
+        (image(datatype="\x7f" * 1_000_000), "has datatype '.*', must be UINT8"),
+        (image(datatype=[["\x7f" * 1000] * 100] * 100), "has datatype .*…$"),
+        (image(shape=[1] * 1_000_000), r"has shape \[1, 1, .*\], must be \[-1, 4, 4, 3\]"),
+        ({**image(), "outputs": [{"name": "\x7f" * 1_000_000}]}, "no output '.*': this model has probabilities"),
+    ],
+    ids=["name", "datatype", "nested", "shape", "output"],
+)
+def test_a_fault_repeats_little_of_what_was_sent(served, body: dict, words: str) -> None:
+    _, endpoint, _ = served
+    answer = endpoint.client.post("/v2/models/toy/infer", json=body)
+    assert answer.status_code == 400
+    assert re.search(words, answer.json()["error"])
+    assert len(answer.json()["error"]) <= 1001
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
         (b"", "not JSON"),
         (b'{"inputs": [', "not JSON"),
         (b"\xff\xfe", "not JSON"),
