@@ -33,6 +33,11 @@ def uploads(media: str, body: bytes, most: int) -> list[Upload]:
     found: list[Upload] = []
     names: dict[bytes, bytes] = {}
     part, header, value = bytearray(), bytearray(), bytearray()
+    begun = 0
+
+    def begin_part() -> None:
+        nonlocal begun
+        begun += 1
 
     def end_of_header() -> None:
         names[bytes(header).lower()] = bytes(value)
@@ -52,6 +57,7 @@ def uploads(media: str, body: bytes, most: int) -> list[Upload]:
         parser = python_multipart.MultipartParser(
             options.get(b"boundary", b""),
             {
+                "on_part_begin": begin_part,
                 "on_header_field": lambda data, start, end: header.extend(data[start:end]),
                 "on_header_value": lambda data, start, end: value.extend(data[start:end]),
                 "on_header_end": end_of_header,
@@ -62,6 +68,8 @@ def uploads(media: str, body: bytes, most: int) -> list[Upload]:
         parser.write(body)
     except FormParserError as error:
         raise RequestError(400, f"the multipart body cannot be read: {error}") from None
+    if begun > len(found):
+        raise RequestError(400, f"the form breaks off in file {begun}")
     if not found:
         raise RequestError(400, "the multipart body has no files, or its boundary is not the one of the header")
     return found

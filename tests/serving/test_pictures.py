@@ -148,6 +148,17 @@ def test_a_form_holds_several_files_with_their_names() -> None:
     assert found == [Upload("a.png", WHOLE), Upload("ü<b>.png", tricky)]
 
 
+def test_a_form_that_breaks_off_is_refused_wherever_it_does() -> None:
+    two = form(("a.png", b"first"), ("b.png", b"second"))
+    second = two.index(b"b.png")
+    for end in range(len("--xyz\r\n"), len(two) - len("\r\n")):
+        with pytest.raises(RequestError, match="^the form breaks off in file [12]$") as refused:
+            pictures.uploads("multipart/form-data; boundary=xyz", two[:end], 9)
+        assert refused.value.status == 400
+        assert end < second or refused.value.message.endswith("2")
+    assert len(pictures.uploads("multipart/form-data; boundary=xyz", two[:-2], 9)) == 2
+
+
 def test_another_content_type_is_the_file_itself() -> None:
     assert pictures.uploads("application/x-www-form-urlencoded", WHOLE, 9) == [Upload("", WHOLE)]
 
