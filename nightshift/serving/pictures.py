@@ -92,12 +92,12 @@ def pixels(files: list[Upload], shape: tuple[int, ...]) -> tuple[np.ndarray, lis
             with Image.open(io.BytesIO(file.data), formats=FORMATS) as opened:
                 left -= opened.width * opened.height  # asked of the header, before anything is decoded
                 if left < 0:
-                    raise RequestError(
-                        413, f"{what} comes to more than {MAX_PIXELS // 1_000_000} megapixels; send smaller or fewer"
-                    )
+                    raise Image.DecompressionBombError
                 image, done = _upright(opened)
-        except RequestError:
-            raise
+        except Image.DecompressionBombError:  # Pillow's own too, of what is far bigger
+            raise RequestError(
+                413, f"{what} comes to more than {MAX_PIXELS // 1_000_000} megapixels; send smaller or fewer"
+            ) from None
         except Exception as error:  # Pillow raises a dozen kinds on damaged files
             kinds = ", ".join(FORMATS)
             raise RequestError(
@@ -119,9 +119,12 @@ def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
     done = []
     opened.load()
     image: Image.Image = opened
-    if opened.getexif().get(0x0112, 1) != 1:
+    if opened.getexif().get(0x0112) in range(2, 9):
         image = ImageOps.exif_transpose(opened)
         done.append("turned upright, as its camera says")
+    if image.mode.startswith("I"):
+        image = _of_8_bits(image)
+        done.append("turned to 8 bits, from 16")
     if image.mode in ("P", "1"):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB" if image.mode == "P" else "L")
     if image.has_transparency_data:
@@ -130,3 +133,12 @@ def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
             done.append("laid on white where it is transparent")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image, done
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Of 16 bits of gray the upper 8, as Pillow does it with color; gray of 16 bits it would clip to white."""
+    values = np.asarray(image)
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
+    if (clear := image.info.get("transparency")) is not None:
+        gray.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return gray
