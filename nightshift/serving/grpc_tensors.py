@@ -17,6 +17,7 @@ from nightshift.serving.tensors import (
     demand_datatype,
     demand_finite,
     of_values,
+    quoted,
     shape_of,
 )
 
@@ -77,7 +78,8 @@ def wanted(request: Any, model: LoadedModel) -> dict[str, int]:
     found: dict[str, int] = {}
     for output in request.outputs:
         if output.name not in model.outputs:
-            raise RequestError(400, f"there is no output {output.name!r}: this model has {', '.join(model.outputs)}")
+            known = ", ".join(model.outputs)
+            raise RequestError(400, f"there is no output {quoted(output.name)}: this model has {known}")
         if output.name in found:
             raise RequestError(400, f"outputs names {output.name!r} twice")
         found[output.name] = _classes(output)

@@ -226,7 +226,10 @@ def text(processes: Sequence[Counts], accept: str | None = None) -> tuple[bytes,
 
     registry = CollectorRegistry()
     registry.register(All())
-    encode, content_type = choose_encoder(accept or "")
+    try:
+        encode, content_type = choose_encoder(accept or "")
+    except TypeError:  # it is asked for in a version that is no number
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

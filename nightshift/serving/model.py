@@ -127,7 +127,7 @@ def load(folder: Path, model: str, digest: str) -> LoadedModel:
     # One thread per request: on busy cores more threads cost 1.4x the CPU and win nothing.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # a bad request is no error of ours, and its values are not for the log
     try:
         session = onnxruntime.InferenceSession(
             str(folder / PROGRAM), sess_options=options, providers=["CPUExecutionProvider"]

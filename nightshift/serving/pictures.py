@@ -33,6 +33,11 @@ def uploads(media: str, body: bytes, most: int) -> list[Upload]:
     found: list[Upload] = []
     names: dict[bytes, bytes] = {}
     part, header, value = bytearray(), bytearray(), bytearray()
+    begun = 0
+
+    def begin_part() -> None:
+        nonlocal begun
+        begun += 1
 
     def end_of_header() -> None:
         names[bytes(header).lower()] = bytes(value)
@@ -52,6 +57,7 @@ def uploads(media: str, body: bytes, most: int) -> list[Upload]:
         parser = python_multipart.MultipartParser(
             options.get(b"boundary", b""),
             {
+                "on_part_begin": begin_part,
                 "on_header_field": lambda data, start, end: header.extend(data[start:end]),
                 "on_header_value": lambda data, start, end: value.extend(data[start:end]),
                 "on_header_end": end_of_header,
@@ -62,6 +68,8 @@ def uploads(media: str, body: bytes, most: int) -> list[Upload]:
         parser.write(body)
     except FormParserError as error:
         raise RequestError(400, f"the multipart body cannot be read: {error}") from None
+    if begun > len(found):
+        raise RequestError(400, f"the form breaks off in file {begun}")
     if not found:
         raise RequestError(400, "the multipart body has no files, or its boundary is not the one of the header")
     return found
@@ -84,12 +92,12 @@ def pixels(files: list[Upload], shape: tuple[int, ...]) -> tuple[np.ndarray, lis
             with Image.open(io.BytesIO(file.data), formats=FORMATS) as opened:
                 left -= opened.width * opened.height  # asked of the header, before anything is decoded
                 if left < 0:
-                    raise RequestError(
-                        413, f"{what} comes to more than {MAX_PIXELS // 1_000_000} megapixels; send smaller or fewer"
-                    )
+                    raise Image.DecompressionBombError
                 image, done = _upright(opened)
-        except RequestError:
-            raise
+        except Image.DecompressionBombError:  # Pillow's own too, of what is far bigger
+            raise RequestError(
+                413, f"{what} comes to more than {MAX_PIXELS // 1_000_000} megapixels; send smaller or fewer"
+            ) from None
         except Exception as error:  # Pillow raises a dozen kinds on damaged files
             kinds = ", ".join(FORMATS)
             raise RequestError(
@@ -111,9 +119,12 @@ def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
     done = []
     opened.load()
     image: Image.Image = opened
-    if opened.getexif().get(0x0112, 1) != 1:
+    if opened.getexif().get(0x0112) in range(2, 9):
         image = ImageOps.exif_transpose(opened)
         done.append("turned upright, as its camera says")
+    if image.mode.startswith("I"):
+        image = _of_8_bits(image)
+        done.append("turned to 8 bits, from 16")
     if image.mode in ("P", "1"):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB" if image.mode == "P" else "L")
     if image.has_transparency_data:
@@ -122,3 +133,12 @@ def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
             done.append("laid on white where it is transparent")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image, done
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Of 16 bits of gray the upper 8, as Pillow does it with color; gray of 16 bits it would clip to white."""
+    values = np.asarray(image)
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
+    if (clear := image.info.get("transparency")) is not None:
+        gray.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return gray

@@ -12,7 +12,7 @@ import orjson
 
 from nightshift.serving import binary, json_reader, tensors
 from nightshift.serving.model import LoadedModel
-from nightshift.serving.tensors import Described, RequestError
+from nightshift.serving.tensors import Described, RequestError, quoted
 
 _MAX_TIMEOUT_US = 1 << 53
 _LONGEST = 4 << 10  # bytes of a form
@@ -209,7 +209,7 @@ def _outputs(asked: Any, parameters: dict[str, Any], model: LoadedModel) -> list
     for output in asked:
         name = output.get("name")
         if not isinstance(name, str) or name not in model.outputs:
-            raise RequestError(400, f"there is no output {name!r}: this model has {', '.join(model.outputs)}")
+            raise RequestError(400, f"there is no output {quoted(name)}: this model has {', '.join(model.outputs)}")
         if name in found:
             raise RequestError(400, "'outputs' names one output twice")
         own = _parameters(output, f"output {name!r}")

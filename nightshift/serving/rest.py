@@ -22,7 +22,7 @@ from nightshift.serving.watch import Watch
 
 _BIG_BODY = 1 << 20  # bytes from which reading it would hold up everybody in the event loop
 _STALLED_S = 0.5
-
+_LONGEST = 1000  # characters of a fault, whatever it quotes; as gRPC has it
 
 log = logging.getLogger("nightshift.serving")
 
@@ -155,8 +155,11 @@ class Rest:
             for served in every
         }
 
-    async def _admitted(self, call: Call, body: Body) -> bytes:
-        """The body of a request that is let in at its headers; who sends it slowly gives the place back meanwhile."""
+    async def _admitted(self, call: Call, request: Request) -> bytes:
+        """The body, inflated, of a request that is let in at its headers; who sends it slowly gives the place back
+        meanwhile.
+        """
+        body: Body = request.body
         self.inference.admit(call)
         if body.whole:
             data = await body.read(call, self.front.room)
@@ -169,10 +172,12 @@ class Rest:
         call.received, call.arrived = len(data), time.perf_counter()
         if call.lane is None:
             self.inference.admit(call)
+        if (encoding := request.header("content-encoding")) is not None:
+            data = await bodies.inflated(data, encoding, call, self.front.room)
         return data
 
     async def _predict(self, call: Call, model: LoadedModel, request: Request) -> Answer:
-        data = await self._admitted(call, request.body)
+        data = await self._admitted(call, request)
         arrays, items = await self._reader.read(model.manifest, request.header("content-type") or "", data)
         results = await self.inference.run(call, arrays, list(model.outputs))
         outputs = dict(zip(model.outputs, results, strict=True))
@@ -183,9 +188,7 @@ class Rest:
     async def _infer(self, call: Call, model: LoadedModel, request: Request) -> Answer:
         header = request.header
         json_length = _json_length(header("inference-header-content-length"))
-        data = await self._admitted(call, request.body)
-        if (encoding := header("content-encoding")) is not None:
-            data = await bodies.inflated(data, encoding, call, self.front.room)
+        data = await self._admitted(call, request)
         if len(data) > _BIG_BODY:
             asked = await asyncio.to_thread(protocol.read, data, json_length, model)
         else:
@@ -212,8 +215,8 @@ def _json_length(given: str | None) -> int | None:
 
 
 def _refusal(error: RequestError, call: Call) -> Answer:
-    call.error = error.message
-    result = _json(error.status, {"error": error.message})
+    call.error = error.message if len(error.message) <= _LONGEST else error.message[:_LONGEST] + "…"
+    result = _json(error.status, {"error": call.error})
     result.headers += error.headers
     return result
 

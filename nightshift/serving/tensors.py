@@ -1,5 +1,6 @@
 """The protocol's JSON tensors to numpy arrays and back. Every fault is the client's and names the tensor."""
 
+import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -46,6 +47,15 @@ class RequestError(Exception):
         self.status = status
         self.message = message
         self.headers = headers
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring = 2, 10, 100
+
+
+def quoted(given: Any) -> str:
+    """What a client sent as a sentence repeats it: a name of millions of letters would come back to it fourfold."""
+    return _SHORT.repr(given)
 
 
 def ask_again(message: str) -> RequestError:
@@ -99,7 +109,7 @@ def by_signature(
     found: dict[str, Read] = {}
     for name, tensor in given:
         if name not in expected:
-            raise RequestError(400, f"there is no input {name!r}: this model has {', '.join(expected)}")
+            raise RequestError(400, f"there is no input {quoted(name)}: this model has {', '.join(expected)}")
         if name in found:
             raise RequestError(400, f"input {name!r} is given twice")
         found[name] = read_one(tensor, expected[name])
@@ -200,7 +210,7 @@ def _out_of_range(name: str, datatype: str) -> RequestError:
 def demand_datatype(found: Any, expected: Tensor) -> None:
     """Raises RequestError 400 when an input is sent as another datatype than the signature's."""
     if found != expected.datatype:
-        raise RequestError(400, f"input {expected.name!r} has datatype {found!r}, must be {expected.datatype}")
+        raise RequestError(400, f"input {expected.name!r} has datatype {quoted(found)}, must be {expected.datatype}")
 
 
 def demand_count(values: int, shape: Sequence[int], expected: Tensor) -> None:
@@ -237,7 +247,7 @@ def shape_of(shape: Any, expected: Tensor) -> tuple[int, ...]:
     for size, want in zip(shape, wanted, strict=False):
         fits = fits and (size > 0 if want < 0 else size == want)
     if not fits or count_of(shape) > _MAX_ELEMENTS:
-        said = f"input {expected.name!r} has shape {shape}, must be {list(wanted)} (-1: any size from 1)"
+        said = f"input {expected.name!r} has shape {quoted(shape)}, must be {list(wanted)} (-1: any size from 1)"
         raise RequestError(400, said)
     return tuple(shape)
 

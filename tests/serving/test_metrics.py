@@ -135,6 +135,13 @@ def test_open_metrics_is_given_to_who_asks_for_it(model: LoadedModel):
     assert all(family.documentation for family in families.values())
 
 
+@pytest.mark.parametrize("version", ["a.b", "1.x", "1..0", "1" * 5000, "²"])
+def test_who_asks_for_a_version_that_is_none_is_given_the_plain_text(model: LoadedModel, version: str):
+    text, kind = metrics.text([everything(model).counts()], f"application/openmetrics-text;version={version}")
+    assert kind.startswith("text/plain")
+    assert b"nightshift_requests_total" in text
+
+
 def everything(model: LoadedModel) -> Metrics:
     """Counts with at least one series of every family."""
     counts = Metrics()

@@ -12,6 +12,7 @@ from nightshift.releases.errors import ReleaseCorrupt
 from nightshift.serving.engine import Engine, drop
 from nightshift.serving.model import ReleaseRefused, load
 from nightshift.serving.tensors import RequestError
+from tests.releases import kinds
 from tests.releases.make import make_release
 
 
@@ -78,6 +79,18 @@ def test_a_release_of_another_model_is_not_loaded_under_this_name(tmp_path: Path
     digest = make_release(tmp_path / "r")
     with pytest.raises(ReleaseCorrupt, match="a release of toy, not of other"):
         load(tmp_path / "r", "other", digest)
+
+
+def test_a_request_that_the_program_cannot_run_leaves_no_line_beside_the_log(tmp_path: Path, capfd: Any) -> None:
+    one = load(tmp_path / "price", "price", kinds.row_release(tmp_path / "price"))
+    arrays = {
+        "rooms": np.array([[1], [1]]),
+        "area": np.array([[1.0]], np.float32),
+        "color": np.array([["red"]], object),
+    }
+    with pytest.raises(RequestError, match="cannot run on these inputs"):
+        one.run(arrays, list(one.outputs))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_swap_lets_requests_end_on_the_old_model_and_then_frees_it(tmp_path: Path) -> None:

@@ -67,6 +67,27 @@ def test_a_photo_is_turned_as_its_camera_says() -> None:
     assert notes == ["turned upright, as its camera says"]
 
 
+@pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
+def test_of_a_photo_that_is_not_turned_nothing_is_said(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found, notes = one(file(PIXELS, "PNG", exif=exif))
+    np.testing.assert_array_equal(found, PIXELS)
+    assert notes == []
+
+
+def test_gray_of_16_bits_keeps_its_upper_8_and_is_said() -> None:
+    gray = RNG.integers(0, 2**16, (4, 6), dtype=np.uint16)
+    gray[0, 0] = 513
+    found, notes = one(file(gray), (4, 6, 1))
+    np.testing.assert_array_equal(found[:, :, 0], gray >> 8)
+    assert notes == ["turned to 8 bits, from 16"]
+    found, notes = one(file(gray, transparency=513))
+    assert found[0, 0].tolist() == [255, 255, 255]
+    np.testing.assert_array_equal(found[1:, :, 2], gray[1:] >> 8)
+    assert notes == ["turned to 8 bits, from 16", "laid on white where it is transparent"]
+
+
 def test_transparent_parts_are_white_and_an_opaque_alpha_changes_nothing() -> None:
     alpha = np.dstack([PIXELS, np.full((4, 6), 255, np.uint8)])
     np.testing.assert_array_equal(one(file(alpha))[0], PIXELS)
@@ -110,7 +131,7 @@ BAD = {
     "damaged": (WHOLE[:60] + b"\0" * 200 + WHOLE[260:], 400, "cannot be read"),
     "no data": (promising(6, 4), 400, "cannot be read"),
     "a bomb": (promising(5001, 5000), 413, "the body comes to more than 25 megapixels"),
-    "an absurd one": (promising(2**31 - 1, 2**31 - 1), 400, "cannot be read"),
+    "an absurd one": (promising(2**31 - 1, 2**31 - 1), 413, "the body comes to more than 25 megapixels"),
 }
 
 
@@ -146,6 +167,17 @@ def test_a_form_holds_several_files_with_their_names() -> None:
     tricky = b"\r\n--xy\r\n--\0\xff"
     found = pictures.uploads("multipart/form-data; boundary=xyz", form(("a.png", WHOLE), ("ü<b>.png", tricky)), 9)
     assert found == [Upload("a.png", WHOLE), Upload("ü<b>.png", tricky)]
+
+
+def test_a_form_that_breaks_off_is_refused_wherever_it_does() -> None:
+    two = form(("a.png", b"first"), ("b.png", b"second"))
+    second = two.index(b"b.png")
+    for end in range(len("--xyz\r\n"), len(two) - len("\r\n")):
+        with pytest.raises(RequestError, match=r"^the form breaks off in file [12]$") as refused:
+            pictures.uploads("multipart/form-data; boundary=xyz", two[:end], 9)
+        assert refused.value.status == 400
+        assert end < second or refused.value.message.endswith("2")
+    assert len(pictures.uploads("multipart/form-data; boundary=xyz", two[:-2], 9)) == 2
 
 
 def test_another_content_type_is_the_file_itself() -> None:

@@ -1,6 +1,7 @@
 """The Open Inference Protocol over HTTP, good requests and bad ones, against a real endpoint process."""
 
 import gzip
+import io
 import json
 import re
 import socket
@@ -11,6 +12,7 @@ import httpx
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 from nightshift.serving.front import EXTENSIONS
 from tests.releases.make import LABELS
@@ -155,6 +157,25 @@ def test_a_bad_request_is_400_and_names_the_field(served, case: str) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
+        (image(name="\x7f" * 1_000_000), "there is no input '.*': this model has image"),
+        (image(datatype="\x7f" * 1_000_000), "has datatype '.*', must be UINT8"),
+        (image(datatype=[["\x7f" * 1000] * 100] * 100), "has datatype .*…$"),
+        (image(shape=[1] * 1_000_000), r"has shape \[1, 1, .*\], must be \[-1, 4, 4, 3\]"),
+        ({**image(), "outputs": [{"name": "\x7f" * 1_000_000}]}, "no output '.*': this model has probabilities"),
+    ],
+    ids=["name", "datatype", "nested", "shape", "output"],
+)
+def test_a_fault_repeats_little_of_what_was_sent(served, body: dict, words: str) -> None:
+    _, endpoint, _ = served
+    answer = endpoint.client.post("/v2/models/toy/infer", json=body)
+    assert answer.status_code == 400
+    assert re.search(words, answer.json()["error"])
+    assert len(answer.json()["error"]) <= 1001
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
         (b"", "not JSON"),
         (b'{"inputs": [', "not JSON"),
         (b"\xff\xfe", "not JSON"),
@@ -285,6 +306,19 @@ def test_compressed_requests_are_understood(served, encoding: str) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_persons_picture_may_be_compressed_too(served, encoding: str) -> None:
+    _, endpoint, _ = served
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (7, 7, 7)).save(file, "BMP")
+    packed = gzip.compress(file.getvalue()) if encoding == "gzip" else zlib.compress(file.getvalue())
+    path, headers = "/v1/models/toy:predict", {"content-encoding": encoding}
+    answer = endpoint.client.post(path, content=packed, headers=headers)
+    plain = endpoint.client.post(path, content=file.getvalue())
+    assert (answer.status_code, plain.status_code) == (200, 200)
+    assert answer.json()["predictions"] == plain.json()["predictions"]
+
+
 @pytest.mark.parametrize(
     ("body", "encoding", "status", "words"),
     [
@@ -296,9 +330,10 @@ def test_compressed_requests_are_understood(served, encoding: str) -> None:
     ],
     ids=["unknown", "none", "cut off", "more behind it", "a bomb"],
 )
-def test_what_is_not_compressed_as_it_says_is_refused(served, body, encoding, status, words) -> None:
+@pytest.mark.parametrize("path", ["/v2/models/toy/infer", "/v1/models/toy:predict"])
+def test_what_is_not_compressed_as_it_says_is_refused(served, path, body, encoding, status, words) -> None:
     _, endpoint, _ = served
-    answer = endpoint.client.post("/v2/models/toy/infer", content=body, headers={"content-encoding": encoding})
+    answer = endpoint.client.post(path, content=body, headers={"content-encoding": encoding})
     assert (answer.status_code, words in answer.json()["error"]) == (status, True)
 
 
