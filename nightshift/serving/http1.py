@@ -33,6 +33,7 @@ MAX_AHEAD = 32  # requests that came in one piece behind one that is being answe
 HEAD_S = 10.0  # from a connection's begin, or a request's first byte, until its headers are whole
 IDLE_S = 75.0  # that a connection may have no request; longer than what stands before it keeps its own (60 s)
 UNTAKEN_S = 30.0  # for an answer to be taken
+UNTAKEN = 256 << 20  # bytes of all answers that are not taken yet; who makes it more is cut off
 _DRAIN_S = 0.5  # in which the rest of a refused body is still taken: its sender does not read before it has sent
 _DRAINED = 1 << 20  # bytes of it
 _LINGER_S = 1.0  # that a connection which failed stays open for its last answer to arrive
@@ -98,6 +99,7 @@ class Connection(asyncio.Protocol):
         self._next: deque[Request] = deque()
         self._reading = True
         self._full = False  # what was written is not taken yet
+        self._untaken = 0  # bytes of it
         self._deaf = False  # what comes is not listened to any more
         self._is_over = False  # the other side has said its last
         self.until = time.monotonic() + HEAD_S
@@ -114,6 +116,7 @@ class Connection(asyncio.Protocol):
         self._deaf = self._is_over = True
         self._next.clear()
         self._parser = None  # which holds this
+        self._is_taken()
         self._listener.lost(self)
         self._break_off()
 
@@ -127,9 +130,18 @@ class Connection(asyncio.Protocol):
         self._full = True
         self._pause()
         self.until = time.monotonic() + UNTAKEN_S
+        self._untaken = self._transport.get_write_buffer_size()
+        self._listener.untaken += self._untaken
+        if self._listener.untaken > UNTAKEN:
+            asyncio.get_running_loop().call_soon(self._transport.abort)
+
+    def _is_taken(self) -> None:
+        self._listener.untaken -= self._untaken
+        self._untaken = 0
 
     def resume_writing(self) -> None:
         self._full = False
+        self._is_taken()
         if self._current is None and not self._deaf:
             self._turn_to_next()
 

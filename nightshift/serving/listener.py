@@ -29,6 +29,7 @@ class Listener:
         self.connections: set[Connection] = set()
         self.closing = False
         self.date = ""
+        self.untaken = 0  # bytes of answers that their connections have yet to send
         self.tls: ssl.SSLContext | None = None
         self._most = most
         self._socket: socket.socket

@@ -304,6 +304,29 @@ def test_who_does_not_take_his_answers_is_read_no_more_and_then_cut_off(monkeypa
     run(work)
 
 
+def test_answers_that_nobody_takes_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "UNTAKEN", 12_000_000)
+
+    async def work(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as clients:
+            for _ in range(6):
+                client = clients.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                await loop.sock_connect(client, ("127.0.0.1", world.port))
+                await loop.sock_sendall(client, post("/", b"X-Answer: 9000000\r\n" + JSON))
+            await until(lambda: len(world.answered) == 6 and world.listener.untaken < 12_000_000)
+            assert len(world.listener.connections) < 6
+            assert world.listener.untaken > 0
+        await until(lambda: world.listener.untaken == 0)
+        async with world.client() as (reader, writer):
+            writer.write(post("/", b"X-Answer: 9000000\r\n" + JSON))
+            assert (await answer_of(reader))[0] == 200
+
+    run(work)
+
+
 def test_more_than_may_be_here_wait_for_a_place() -> None:
     async def work(world: World) -> None:
         async with contextlib.AsyncExitStack() as stack:
