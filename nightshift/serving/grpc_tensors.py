@@ -110,6 +110,13 @@ def _whole_number(parameter: Any) -> int | None:
     return int(getattr(parameter, kind)) if kind in ("int64_param", "uint64_param") else None
 
 
+def writes(wanted: dict[str, int], results: Sequence[np.ndarray]) -> int:
+    """The values of an answer that become text one by one; numbers are only copied."""
+    return sum(
+        array.size for classes, array in zip(wanted.values(), results, strict=True) if classes or array.dtype.hasobject
+    )
+
+
 def write(request: Any, model: LoadedModel, wanted: dict[str, int], results: Sequence[np.ndarray]) -> Any:
     """The answer: every output in raw_output_contents, the form that all clients read."""
     answer = messages.ModelInferResponse(model_name=model.name, model_version=model.version, id=request.id)

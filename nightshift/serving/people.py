@@ -19,7 +19,8 @@ MAX_ITEMS = 256  # of one request
 CHANNELS = (1, 3)  # of an image: gray, or red, green and blue
 _FLOATS = ("FP16", "FP32", "FP64")
 _SHOWN = 20  # categories in a sentence
-_WAITING = 8  # images that wait for their decoding: seconds of work if they are big
+_LONG = 1 << 20  # bytes of texts or rows whose reading would hold up everybody in the event loop
+_WAITING = 8  # images and long bodies that wait to be read: seconds of work if they are big
 
 Read = tuple[dict[str, np.ndarray], list[dict[str, Any]]]
 
@@ -58,18 +59,20 @@ def about(manifest: Manifest, serving: Sequence[tuple[str, str]]) -> dict[str, A
 
 
 class Reader:
-    """``read`` for an event loop: texts and rows at once, images in one thread, so that one at a time takes memory."""
+    """``read`` for an event loop: short texts and rows at once, what is long and images in one thread, so that one at a
+    time takes memory.
+    """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="images")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="people")
         self._waiting = 0
 
     async def read(self, manifest: Manifest, media: str, body: bytes) -> Read:
-        """As ``read``, and RequestError 503 when too many images wait already."""
-        if takes(manifest) != "image":
+        """As ``read``, and RequestError 503 when too many wait already."""
+        if takes(manifest) != "image" and len(body) <= _LONG:
             return read(manifest, media, body)
         if self._waiting > _WAITING:
-            raise ask_again("too many images wait to be decoded; ask again")
+            raise ask_again("too many images or long bodies wait to be read; ask again")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, read, manifest, media, body)

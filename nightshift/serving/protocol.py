@@ -139,6 +139,15 @@ def _keep(before: bytes, body: bytes, form: Form, model: LoadedModel) -> None:
     model.forms[before] = form._replace(inputs=tuple(one._replace(data=None) for one in form.inputs))
 
 
+def writes(asked: Asked, results: Sequence[np.ndarray]) -> int:
+    """The values of an answer that become text one by one; raw numbers are only copied."""
+    return sum(
+        array.size
+        for wanted, array in zip(asked.form.outputs, results, strict=True)
+        if wanted.classes or not wanted.binary or array.dtype.hasobject
+    )
+
+
 def write(asked: Asked, model: LoadedModel, results: Sequence[np.ndarray]) -> tuple[bytes, int | None]:
     """The answer's body, and the length of its JSON when raw tensors follow it."""
     outputs: list[dict[str, Any]] = []
@@ -171,11 +180,12 @@ def best(name: str, array: np.ndarray, classes: int, labels: Sequence[str]) -> n
         raise RequestError(400, f"output {name!r} has no scores to classify by")
     rows = array.reshape(-1, array.shape[-1])
     order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, : min(classes, rows.shape[1])]
-    found = np.empty(order.shape, object)
-    for row, places in enumerate(order):
-        for column, place in enumerate(places):
-            label = f":{labels[place]}" if len(labels) == rows.shape[1] else ""
-            found[row, column] = f"{rows[row, place]:f}:{place}{label}"
+    scored = zip(np.take_along_axis(rows, order, axis=1).ravel().tolist(), order.ravel().tolist(), strict=True)
+    found = np.empty(order.size, object)
+    if len(labels) == rows.shape[1]:
+        found[:] = [f"{score:f}:{place}:{labels[place]}" for score, place in scored]
+    else:
+        found[:] = [f"{score:f}:{place}" for score, place in scored]
     return found.reshape(*array.shape[:-1], order.shape[1])
 
 

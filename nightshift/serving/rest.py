@@ -21,6 +21,8 @@ from nightshift.serving.tensors import RequestError
 from nightshift.serving.watch import Watch
 
 _BIG_BODY = 1 << 20  # bytes from which reading it would hold up everybody in the event loop
+_MANY = 1 << 14  # values of an answer whose writing would
+_LONG_ANSWER = 1 << 18  # bytes of an answer whose compression would
 _STALLED_S = 0.5
 _LONGEST = 1000  # characters of a fault, whatever it quotes; as gRPC has it
 
@@ -182,8 +184,12 @@ class Rest:
         results = await self.inference.run(call, arrays, list(model.outputs))
         outputs = dict(zip(model.outputs, results, strict=True))
         said = {"model": model.name, "version": model.version, "digest": model.digest, "role": call.role}
-        predictions = people.tell(model.manifest, outputs, items)
-        return _json(200, {**said, "seconds": time.perf_counter() - call.started, "predictions": predictions})
+
+        def told() -> Answer:
+            predictions = people.tell(model.manifest, outputs, items)
+            return _json(200, {**said, "seconds": time.perf_counter() - call.started, "predictions": predictions})
+
+        return await asyncio.to_thread(told) if sum(each.size for each in results) > _MANY else told()
 
     async def _infer(self, call: Call, model: LoadedModel, request: Request) -> Answer:
         header = request.header
@@ -195,13 +201,19 @@ class Rest:
             asked = protocol.read(data, json_length, model)
         del data  # what waits needs its numbers only, and the next body finds this one's place still in the caches
         results = await self.inference.run(call, asked.arrays, asked.form.names, asked.form.timeout)
-        text, length = protocol.write(asked, model, results)
+        if protocol.writes(asked, results) > _MANY:
+            text, length = await asyncio.to_thread(protocol.write, asked, model, results)
+        else:
+            text, length = protocol.write(asked, model, results)
         if length is None:
             headers = [("content-type", "application/json")]
         else:
             headers = [("content-type", "application/octet-stream"), ("inference-header-content-length", str(length))]
         if (accepted := header("accept-encoding")) is not None:
-            text, how = bodies.deflate(text, accepted)
+            if len(text) > _LONG_ANSWER:
+                text, how = await asyncio.to_thread(bodies.deflate, text, accepted)
+            else:
+                text, how = bodies.deflate(text, accepted)
             headers += [("content-encoding", how), ("vary", "accept-encoding")] if how else []
         return Answer(200, text, headers)
 

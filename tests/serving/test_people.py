@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,24 @@ def test_few_images_wait_for_their_decoding_and_the_others_are_sent_away(loaded)
     assert len(refused) == 11
     assert {(each.status, tuple(each.headers)) for each in refused} == {(503, (("retry-after", "1"),))}
     assert last[0]["image"].shape == (1, 4, 4, 3)
+
+
+def test_long_texts_are_read_beside_the_event_loop_and_answered_as_short_ones(loaded, monkeypatch) -> None:
+    mood = loaded["mood"]
+    threads: list[str] = []
+    read = people.read
+
+    def noted(*given: Any) -> people.Read:
+        threads.append(threading.current_thread().name)
+        return read(*given)
+
+    monkeypatch.setattr(people, "read", noted)
+    short, long = b'"a lovely day"', json.dumps(["a lovely day", "a" * (2 << 20)]).encode()
+
+    async def ask() -> list[people.Read]:
+        reader = people.Reader()
+        return [await reader.read(mood.manifest, "application/json", body) for body in (short, long)]
+
+    (first, _), (both, _) = asyncio.run(ask())
+    assert [name.startswith("people") for name in threads] == [False, True]
+    assert first["text"].ravel().tolist() == both["text"].ravel().tolist()[:1]

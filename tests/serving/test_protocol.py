@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from nightshift.serving import protocol
 from nightshift.serving.front import EXTENSIONS
 from tests.releases.make import LABELS
 from tests.serving.world import IMAGE, golden_of
@@ -289,6 +290,41 @@ def test_the_best_classes_come_with_score_place_and_label(served) -> None:
     tail = answer.content[int(answer.headers["inference-header-content-length"]) :]
     assert tail[4 : 4 + tail[0]].decode() == output["data"][0]
     assert endpoint.infer(inputs=[IMAGE], outputs=wrong).status_code == 400
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 4)])
+def test_the_best_classes_are_those_of_a_stable_sort(shape: tuple[int, ...]) -> None:
+    scores = np.random.default_rng(2).integers(0, 3, shape).astype(np.float32)
+    labels = LABELS if shape[-1] == len(LABELS) else ()
+    found = protocol.best("scores", scores, 2, labels)
+    assert found.shape == (*shape[:-1], 2)
+    for row, texts in zip(scores.reshape(-1, shape[-1]), found.reshape(-1, 2), strict=True):
+        places = sorted(range(len(row)), key=lambda place, row=row: -row[place])[:2]
+        assert list(texts) == [f"{row[i]:f}:{i}" + (f":{labels[i]}" if labels else "") for i in places]
+
+
+def test_a_long_answer_is_that_of_its_parts_however_it_is_asked_for(served) -> None:
+    _, endpoint, _ = served
+    images = np.random.default_rng(3).integers(0, 256, (6000, 4, 4, 3), dtype=np.uint8)
+    for output in ({}, {"classification": 3}, {"binary_data": True}, {"classification": 3, "binary_data": True}):
+        asked = {"name": "probabilities", "parameters": output}
+        whole = endpoint.client.post("/v2/models/toy/infer", **_raw(images, asked))
+        first = endpoint.client.post("/v2/models/toy/infer", **_raw(images[:50], asked))
+        assert (whole.status_code, first.status_code) == (200, 200)
+        if "binary_data" in output:
+            start, end = (int(answer.headers["inference-header-content-length"]) for answer in (whole, first))
+            assert whole.content[start:].startswith(first.content[end:])
+        else:
+            (many,), (few,) = whole.json()["outputs"], first.json()["outputs"]
+            assert (many["shape"], many["data"][:150]) == ([6000, 3], few["data"])
+
+
+def _raw(images: np.ndarray, output: dict) -> dict:
+    """A request for this output with these images behind its JSON."""
+    tensor = {"name": "image", "datatype": "UINT8", "shape": images.shape}
+    head = {"inputs": [{**tensor, "parameters": {"binary_data_size": images.nbytes}}], "outputs": [output]}
+    text = json.dumps(head).encode()
+    return {"content": text + images.tobytes(), "headers": {"inference-header-content-length": str(len(text))}}
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
