@@ -42,6 +42,8 @@ class Judge:
     def see(self, source: str, counts: dict[str, Any]) -> None:
         """The counts per role of one process so far; ``source`` tells processes apart."""
         before = self._seen.get(source, {})
+        if any(before[role]["requests"] > counts[role]["requests"] for role in before):
+            before = {}  # it was started again under the same number, as in a container: it counts anew
         self._seen[source] = counts
         new = {role: _since(before.get(role), counts[role]) for role in ("champion", "canary")}
         for role in new:

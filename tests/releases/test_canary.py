@@ -81,3 +81,6 @@ def test_a_process_that_begins_again_is_counted_as_another() -> None:
     assert not judge.enough()
     judge.see("pid 2", once)
     assert judge.enough()
+    fewer = {role: {**counts, "requests": 2, "seconds": [2] + [0] * len(EDGES)} for role, counts in once.items()}
+    judge.see("pid 1", fewer)  # the same number, in a container
+    assert judge.requests == {"champion": 12, "canary": 12}
