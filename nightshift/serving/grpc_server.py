@@ -116,7 +116,7 @@ class Grpc:
             call.status, call.sent = 200, len(data)
             data = b"\0" + len(data).to_bytes(4, "big") + data
         except RequestError as error:
-            call.status, call.error, more = error.status, error.message, error.headers
+            call.status, call.error, more = error.status, error.message[:_LONGEST], error.headers
         except Exception:
             log.exception("request %s failed", call.id)
             call.status, call.error = 500, failed(call).message
@@ -331,7 +331,7 @@ def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> list[tuple[bytes, 
     """
     found = [("grpc-status", str(_CODES.get(call.status, 3)))]
     if call.error:
-        found.append(("grpc-message", quote(call.error[:_LONGEST], safe=_PLAIN)))
+        found.append(("grpc-message", quote(call.error, safe=_PLAIN)))
     found.append(("x-request-id", call.id))
     for name, value in more:
         if name == "retry-after":  # no other header of a refusal may stand behind a body

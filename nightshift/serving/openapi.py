@@ -126,6 +126,7 @@ def _of_model(name: str, manifest: Manifest, versions: Sequence[str]) -> dict[st
         verbs[f"/v1/models/{name}:predict"] = {
             "post": {
                 "summary": "Ask as a person: labels and probabilities, best first, or values",
+                "description": "The body may be compressed (Content-Encoding gzip or deflate).",
                 "requestBody": {"required": True, "content": _predict_body(manifest)},
                 "responses": _answers(_predict_answer(name, manifest)),
             }
@@ -233,8 +234,13 @@ def _zeros(tensor: Tensor) -> Schema:
 
 
 def _infer_answer(manifest: Manifest) -> Schema:
+    # Its best classes, where these are asked for, are texts.
     shown: list[dict[str, Schema]] = [
-        {"name": {"const": tensor.name}, "datatype": {"const": tensor.datatype}, "shape": _ANY | {"type": "array"}}
+        {
+            "name": {"const": tensor.name},
+            "datatype": {"enum": sorted({tensor.datatype, "BYTES"})},
+            "shape": _ANY | {"type": "array"},
+        }
         for tensor in manifest.signature.outputs
     ]
     outputs = [_object(each | {"data": _ANY | {"type": "array"}}, [*each, "data"]) for each in shown]

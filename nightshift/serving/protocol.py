@@ -16,6 +16,7 @@ from nightshift.serving.tensors import Described, RequestError, quoted
 
 _MAX_TIMEOUT_US = 1 << 53
 _LONGEST = 4 << 10  # bytes of a form
+_BIG = 1 << 20  # bytes of a body that is not kept while its answer is waited for
 _FORMS = 256  # that are kept of one model
 
 
@@ -75,6 +76,8 @@ def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
     raw.demand_end()
     if before and identity is None:
         _keep(before, body, form, model)
+    if len(body) > _BIG:  # what waits needs its arrays only: lists of Python's numbers are many times as long
+        form = form._replace(inputs=())
     return Asked(identity, form, arrays)
 
 

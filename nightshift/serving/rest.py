@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as package_version
 from typing import Any
 
@@ -39,6 +40,8 @@ class Rest:
         self.watch = watch
         self.about = dict(about)
         self._reader = people.Reader()
+        # One at a time: as Python's objects a document can take 35 times its length.
+        self._big = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 
     async def answer(self, request: Request) -> Answer:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
@@ -196,7 +199,8 @@ class Rest:
         json_length = _json_length(header("inference-header-content-length"))
         data = await self._admitted(call, request)
         if len(data) > _BIG_BODY:
-            asked = await asyncio.to_thread(protocol.read, data, json_length, model)
+            loop = asyncio.get_running_loop()
+            asked = await loop.run_in_executor(self._big, _read_big, data, json_length, model)
         else:
             asked = protocol.read(data, json_length, model)
         del data  # what waits needs its numbers only, and the next body finds this one's place still in the caches
@@ -216,6 +220,13 @@ class Rest:
                 text, how = bodies.deflate(text, accepted)
             headers += [("content-encoding", how), ("vary", "accept-encoding")] if how else []
         return Answer(200, text, headers)
+
+
+def _read_big(data: bytes, json_length: int | None, model: LoadedModel) -> protocol.Asked:
+    try:
+        return protocol.read(data, json_length, model)
+    except RequestError as error:
+        raise error.with_traceback(None) from None  # whose frames would hold all that was read beside the next one
 
 
 def _json_length(given: str | None) -> int | None:

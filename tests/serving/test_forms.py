@@ -189,3 +189,11 @@ def test_what_is_kept_is_bounded_and_an_id_is_no_part_of_it(model: LoadedModel):
     protocol.read(json.dumps({"parameters": {"n": "x" * 10_000}, "inputs": [TENSOR]}).encode(), None, model)
     protocol.read(json.dumps({"inputs": [TENSOR], "parameters": {"n": "x" * 10_000}}).encode(), None, model)
     assert not model.forms
+
+
+def test_what_waits_after_a_very_long_body_holds_its_arrays_and_not_its_lists(model: LoadedModel):
+    text = body().encode()
+    short, long = protocol.read(text, None, model), protocol.read(text + b" " * (1 << 20), None, model)
+    assert (len(short.form.inputs), len(long.form.inputs)) == (1, 0)
+    assert long.form.names == short.form.names
+    assert [array.tolist() for array in long.arrays.values()] == [array.tolist() for array in short.arrays.values()]

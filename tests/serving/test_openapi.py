@@ -6,6 +6,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 import schemathesis
 
@@ -83,3 +84,14 @@ def test_every_example_of_the_document_is_answered(endpoint: Endpoint) -> None:
             assert answer.status_code == 200, (path, kind, answer.text)
             asked += 1
     assert asked == 6  # infer of three models; predict of a text, twice, and of a row
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_an_answer_is_as_the_document_has_it_also_with_the_best_classes(endpoint: Endpoint, classes: int) -> None:
+    api = endpoint.client.get("/openapi.json").json()
+    operation = api["paths"]["/v2/models/toy/infer"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    output = {"name": "probabilities", "parameters": {"classification": classes}}
+    answer = endpoint.client.post("/v2/models/toy/infer", json={**example, "outputs": [output]}).json()
+    jsonschema.validate(answer, operation["responses"]["200"]["content"]["application/json"]["schema"])
+    assert answer["outputs"][0]["datatype"] == ("BYTES" if classes else "FP32")
