@@ -41,7 +41,9 @@ class Client:
         stub = self.channel.unary_unary(
             SERVICE + method, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )
-        answer, call = stub.with_call(request(**fields), timeout=timeout, metadata=list((metadata or {}).items()))
+        # It listens a moment after HTTP does.
+        said = list((metadata or {}).items())
+        answer, call = stub.with_call(request(**fields), timeout=timeout, metadata=said, wait_for_ready=True)
         return answer, dict(call.trailing_metadata())
 
     def refusal(self, method: str, metadata: dict[str, str] | None = None, **fields: Any) -> tuple[str, str]:
