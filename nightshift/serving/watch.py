@@ -73,8 +73,10 @@ class Watch:
                 digest = canary["digest"]
                 yield "nightshift_serving", (name, "canary", short(digest), digest), 1
                 yield "nightshift_order_sequence", (name, "canary"), canary["sequence"]
-        for (what, *labels), number in list(self.follower.counts.items()):
-            yield "nightshift_swaps" if what == "swaps" else "nightshift_releases_refused", labels, number
+        for name, number in list(self.follower.swaps.items()):
+            yield "nightshift_swaps", (name,), number
+        for fault, number in list(self.follower.loader.refusals.items()):
+            yield "nightshift_releases_refused", fault, number
         yield "nightshift_ledger_read_timestamp_seconds", (), self.follower.read_at
         yield "nightshift_store_problem", (), int(status["problem"] is not None)
         yield "nightshift_in_flight", (), self.inference.in_flight

@@ -13,7 +13,7 @@ import pytest
 
 from nightshift.releases.ledger import Outcome, now
 from nightshift.releases.marks import Marks
-from nightshift.serving.follow import _COPIES
+from nightshift.serving.load import _COPIES
 from tests.serving.world import Endpoint, World, wait_for
 
 
