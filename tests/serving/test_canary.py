@@ -136,7 +136,7 @@ def test_a_newer_order_ends_a_canary_and_a_rollback_goes_to_its_champion(world: 
     assert rollback_target(world.ledger.history("toy")).digest == first
     back = promote_canary(world, endpoint, first, None, monkeypatch, what="rollback")
     trying.join(60)
-    assert (back.state, results[0].state) == ("proven", "superseded")
+    assert (back.state, results[0].state) == ("proven", "superseded"), (back, results)
     assert back.order.away_from == (world.registry.manifest("toy", second).model_digest,)
     wait_for(lambda: endpoint.of().get("canary", "not told") is None)
 

@@ -386,6 +386,19 @@ def test_a_champion_that_is_damaged_where_it_lies_keeps_a_new_endpoint_unready_a
     wait_for(lambda: endpoint.answers("/v2/health/ready"))
 
 
+def test_a_champion_whose_program_does_not_serve_any_more_keeps_no_other_release_out(world: World, start) -> None:
+    """As after a change of the machine: it was proven where it gave other answers."""
+    world.order(world.publish(0, off=0.01), "proven")
+    endpoint = start()
+    endpoint.wait_alive()
+    wait_for(lambda: "disagrees" in (endpoint.status()["problem"] or ""))
+    assert endpoint.client.get("/v2/health/ready").status_code == 503
+    good = world.publish(1)
+    world.order(good)
+    endpoint.refresh()
+    endpoint.wait_serving(good)
+
+
 def test_copies_of_entries_order_nothing(world: World, start) -> None:
     first, second = world.publish(0), world.publish(1)
     world.order(first, "proven")
