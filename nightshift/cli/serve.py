@@ -146,7 +146,7 @@ def _registry_of(folder: Path, registry: str | None) -> str:
 
 
 def _temporary(what: str) -> Path:
-    """A folder that is gone when this process has ended (its workers leave without a word, and it stays)."""
+    """A folder that is gone when this process has ended, and not when one of its workers has."""
     folder = Path(tempfile.mkdtemp(prefix=f"nightshift-{what}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -12,6 +12,7 @@ from nightshift.serving.call import Call
 from nightshift.serving.tensors import RequestError, ask_again
 
 MAX_BODY = 32 << 20  # bytes, as sent and as inflated
+LONG = 1 << 20  # bytes from which reading a body would hold up everybody in the event loop
 ROOM = 256 << 20  # bytes of all bodies that one process has at once
 BODY_TIMEOUT_S = 10.0
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # the protocol's deflate is zlib's form (RFC 9110, 8.4.1.2)

@@ -74,11 +74,10 @@ class Engine:
         for digest, sentence in self.tombstones.get(name, {}).items():
             if not digest or version in (digest, short(digest)):
                 raise RequestError(410, sentence)
-        if served is None and not self.is_complete:
-            raise ask_again("nothing is loaded yet; ask again")
         if served is None:
-            known = ", ".join(self.names()) or "none yet"
-            raise RequestError(404, f"there is no model {name!r} here (models: {known})")
+            if not self.is_complete:
+                raise ask_again("nothing is loaded yet; ask again")
+            raise RequestError(404, f"there is no model {name!r} here")
         versions = " and ".join(model.version for model in served.loaded)
         raise RequestError(404, f"model {name!r} has no version {version!r} here (it serves {versions})")
 

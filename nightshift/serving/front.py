@@ -50,7 +50,7 @@ class Front:
         except RequestError as error:
             self.enter(call, header)
             names = self.names(call)
-            if error.status == 404 and name not in names:  # the engine's own words name every model
+            if error.status == 404 and name not in names:  # one that its caller may not ask is not there for him
                 known = ", ".join(names) or "none yet"
                 raise RequestError(404, f"there is no model {name!r} here (models: {known})") from None
             raise

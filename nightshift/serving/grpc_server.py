@@ -26,7 +26,7 @@ from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
 from nightshift.serving.call import Call
 from nightshift.serving.front import Front, Header, failed
 from nightshift.serving.request_ids import request_id
-from nightshift.serving.tensors import RequestError
+from nightshift.serving.tensors import MANY, RequestError
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
@@ -39,8 +39,6 @@ _IDLE_S = 75.0  # that a connection may have no call, also a first one; a client
 _GRACE_S = 30.0  # for what is under way when the endpoint stops
 _SMALL, _SMALL_S = 64 << 10, 2.0  # bytes and seconds of a message that needs no key, which is a name or two
 _LONGEST = 1000  # characters of a fault: some quote what the client sent, and its library takes 8 KiB of trailers
-_BIG_MESSAGE = 1 << 20  # bytes from which reading its tensors would hold up everybody in the event loop
-_MANY = 1 << 14  # values of an answer whose writing would
 _PREFIX = 5  # bytes before a message: whether it is compressed, and its length
 _CODES = {  # of gRPC, by the HTTP status of the same fault
     200: 0,  # OK
@@ -221,14 +219,14 @@ class Grpc:
     async def _model_infer(self, call: Call, request: Any, header: Header) -> Any:
         model = self.front.find(call, request.model_name, request.model_version or None, header)
         self.inference.admit(call)
-        if call.received > _BIG_MESSAGE or header("grpc-encoding") not in (None, "identity"):
+        if call.received > bodies.LONG or header("grpc-encoding") not in (None, "identity"):
             arrays = await asyncio.to_thread(grpc_tensors.read, request, model.inputs)
         else:
             arrays = grpc_tensors.read(request, model.inputs)
         wanted = grpc_tensors.wanted(request, model)
         timeouts = filter(None, (grpc_tensors.timeout(request), _deadline(header("grpc-timeout"))))
         results = await self.inference.run(call, arrays, list(wanted), min(timeouts, default=0.0))
-        if grpc_tensors.writes(wanted, results) > _MANY:
+        if grpc_tensors.writes(wanted, results) > MANY:
             return await asyncio.to_thread(grpc_tensors.write, request, model, wanted, results)
         return grpc_tensors.write(request, model, wanted, results)
 

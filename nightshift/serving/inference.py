@@ -225,6 +225,7 @@ def _flush(model: LoadedModel, lane: Lane) -> None:
 def _run_together(model: LoadedModel, lane: Lane, batch: list[_Asked]) -> None:
     if not batch:
         return
+    items = sum(asked.call.items for asked in batch)
     started, spent = time.perf_counter(), time.thread_time()
     try:
         if len(batch) == 1:
@@ -232,7 +233,7 @@ def _run_together(model: LoadedModel, lane: Lane, batch: list[_Asked]) -> None:
         else:
             together = {name: np.concatenate([asked.arrays[name] for asked in batch]) for name in batch[0].arrays}
             results, parts, at = model.run(together, batch[0].names), [], 0
-            if any(len(result) != sum(asked.call.items for asked in batch) for result in results):
+            if any(len(result) != items for result in results):
                 raise ValueError(f"{model.name} has not one row of every output for each row of its inputs")
             for asked in batch:
                 parts.append([result[at : at + asked.call.items] for result in results])
@@ -245,7 +246,6 @@ def _run_together(model: LoadedModel, lane: Lane, batch: list[_Asked]) -> None:
             batch[0].ready.set_exception(error)
         return
     seconds = time.perf_counter() - started
-    items = sum(asked.call.items for asked in batch)
     lane.learn(items, time.thread_time() - spent)
     for asked, results in zip(batch, parts, strict=True):
         call = asked.call

@@ -13,13 +13,13 @@ import numpy as np
 import orjson
 
 from nightshift.releases.manifest import Column, Manifest, Tensor, short
+from nightshift.serving.bodies import LONG
 from nightshift.serving.tensors import DTYPES, RequestError, ask_again
 
 MAX_ITEMS = 256  # of one request
 CHANNELS = (1, 3)  # of an image: gray, or red, green and blue
 _FLOATS = ("FP16", "FP32", "FP64")
 _SHOWN = 20  # categories in a sentence
-_LONG = 1 << 20  # bytes of texts or rows whose reading would hold up everybody in the event loop
 _WAITING = 8  # images and long bodies that wait to be read: seconds of work if they are big
 
 Read = tuple[dict[str, np.ndarray], list[dict[str, Any]]]
@@ -69,7 +69,7 @@ class Reader:
 
     async def read(self, manifest: Manifest, media: str, body: bytes) -> Read:
         """As ``read``, and RequestError 503 when too many wait already."""
-        if takes(manifest) != "image" and len(body) <= _LONG:
+        if takes(manifest) != "image" and len(body) <= LONG:
             return read(manifest, media, body)
         if self._waiting > _WAITING:
             raise ask_again("too many images or long bodies wait to be read; ask again")

@@ -18,12 +18,10 @@ from nightshift.serving.front import Front, failed
 from nightshift.serving.http1 import Answer, Request
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.request_ids import request_id
-from nightshift.serving.tensors import RequestError
+from nightshift.serving.tensors import MANY, RequestError
 from nightshift.serving.watch import Watch
 
-_BIG_BODY = 1 << 20  # bytes from which reading it would hold up everybody in the event loop
-_MANY = 1 << 14  # values of an answer whose writing would
-_LONG_ANSWER = 1 << 18  # bytes of an answer whose compression would
+_LONG_ANSWER = 1 << 18  # bytes of an answer whose compression would hold up everybody in the event loop
 _STALLED_S = 0.5
 _LONGEST = 1000  # characters of a fault, whatever it quotes; as gRPC has it
 
@@ -192,20 +190,20 @@ class Rest:
             predictions = people.tell(model.manifest, outputs, items)
             return _json(200, {**said, "seconds": time.perf_counter() - call.started, "predictions": predictions})
 
-        return await asyncio.to_thread(told) if sum(each.size for each in results) > _MANY else told()
+        return await asyncio.to_thread(told) if sum(each.size for each in results) > MANY else told()
 
     async def _infer(self, call: Call, model: LoadedModel, request: Request) -> Answer:
         header = request.header
         json_length = _json_length(header("inference-header-content-length"))
         data = await self._admitted(call, request)
-        if len(data) > _BIG_BODY:
+        if len(data) > bodies.LONG:
             loop = asyncio.get_running_loop()
             asked = await loop.run_in_executor(self._big, _read_big, data, json_length, model)
         else:
             asked = protocol.read(data, json_length, model)
         del data  # what waits needs its numbers only, and the next body finds this one's place still in the caches
         results = await self.inference.run(call, asked.arrays, asked.form.names, asked.form.timeout)
-        if protocol.writes(asked, results) > _MANY:
+        if protocol.writes(asked, results) > MANY:
             text, length = await asyncio.to_thread(protocol.write, asked, model, results)
         else:
             text, length = protocol.write(asked, model, results)

@@ -49,6 +49,7 @@ class RequestError(Exception):
         self.headers = headers
 
 
+MANY = 1 << 14  # values of an answer whose writing would hold up everybody in the event loop
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring = 2, 10, 100
 
