@@ -1,13 +1,14 @@
-"""JSON to Python, with long flat lists of numbers straight to arrays.
+"""JSON to Python, with long lists of numbers, flat or nested as their shape says, straight to arrays.
 
 simdjson reads 3,072 numbers in a third of the time that the next best parser needs, because none becomes a Python
-object. What it cannot take as it is (nested lists, texts, small documents) goes through plain lists. Which parser is
+object. What it cannot take as it is (ragged lists, texts, small documents) goes through plain lists. Which parser is
 used is known to nobody else.
 """
 
 import contextlib
 import gc
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ _local = threading.local()  # a parser keeps its buffers, and serves one documen
 
 
 def read(text: bytes) -> Any:
-    """The document's value; an input's ``data`` is an array (float64, int64) when it is a flat list of numbers.
+    """The document's value; an input's ``data`` is an array (float64, int64) when it is a list of numbers, flat or nested
+    as the input's ``shape`` says.
 
     Raises RequestError 400 for what is no JSON, is nested too deep, or holds what JSON has no numbers for; and for a
     very long document that is no object.
@@ -48,21 +50,24 @@ def _patiently(text: bytes) -> Any:
         gc.enable()
 
 
-def numbers(text: bytes, start: int, end: int) -> np.ndarray | None:
-    """The array (float64, int64) of the flat list of numbers that stands there; None if anything else does."""
-    if text.find(b"[", start + 1, end) >= 0:
+def numbers(text: bytes, start: int, end: int, shape: Sequence[int]) -> np.ndarray | None:
+    """The array (float64, int64) of the list of numbers that stands there, flat or nested as ``shape`` says; None if
+    anything else does.
+    """
+    is_flat = text.find(b"[", start + 1, end) < 0
+    if not is_flat and len(shape) < 2:
         return None
-    parser = _parser()
+    parser, piece = _parser(), memoryview(text)[start:end]
     try:
-        value = parser.parse(memoryview(text)[start:end])
-        found = _numbers(value)
+        value = parser.parse(piece)
+        found, lists = _numbers(value, shape)
     except (ValueError, RuntimeError, UnicodeDecodeError):
         return None
     finally:
         value = None  # a living element would block the parser
     if end - start <= _KEPT:
         _local.parser = parser
-    return found if isinstance(found, np.ndarray) else None
+    return found if isinstance(found, np.ndarray) and lists == (1 if is_flat else _lists(piece)) else None
 
 
 def _parser() -> Any:
@@ -84,48 +89,48 @@ def _fast(text: bytes) -> Any:
                 raise RequestError(400, "the body is JSON, but no object")
             raise TypeError
         found: dict[str, Any] = {}
+        lists = 0
         for key in document:
             _demand_new(key, found)
             value = document[key]
-            found[key] = _inputs(value) if key == "inputs" else _plain(value)
+            found[key], more = _inputs(value) if key == "inputs" else _plain(value)
+            lists += more
             del value
     finally:
         del document  # a living element would block the parser
     if len(text) <= _KEPT:
         _local.parser = parser
-    _demand_flat(text, found)
+    if lists != _lists(text):
+        raise ValueError
     return found
 
 
-def _demand_flat(text: bytes, found: dict[str, Any]) -> None:
-    """simdjson flattens [1, [2], 3] without a word, so the brackets must be those of the lists that are known.
-
-    Raises ValueError for one more, be it only in a text: the plain parser sees what it is.
-    """
-    known = [found.get("inputs"), found.get("outputs")]
-    for tensor in known[0] if isinstance(known[0], list) else ():
-        if isinstance(tensor, dict):
-            known += [tensor.get("shape"), tensor.get("data")]
-    at = -1
-    for _ in range(sum(isinstance(each, list | np.ndarray) for each in known)):
-        at = text.find(b"[", at + 1)
-    if text.find(b"[", at + 1) >= 0:
-        raise ValueError
+# What follows tells of a value also how many lists it is made of, as far as they are known: simdjson flattens
+# [1, [2], 3] without a word, so there must be no more brackets than lists, be they only in a text.
 
 
-def _inputs(value: Any) -> Any:
+def _lists(text: bytes | memoryview) -> int:
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("[")))
+
+
+def _inputs(value: Any) -> tuple[Any, int]:
     if not isinstance(value, simdjson.Array):
         return _plain(value)
-    return [_tensor(tensor) if isinstance(tensor, simdjson.Object) else _plain(tensor) for tensor in value]
+    read = [_tensor(tensor) if isinstance(tensor, simdjson.Object) else _plain(tensor) for tensor in value]
+    return [tensor for tensor, _ in read], 1 + sum(lists for _, lists in read)
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
+def _tensor(tensor: Any) -> tuple[dict[str, Any], int]:
     found: dict[str, Any] = {}
+    lists = 0
     for key in tensor:
         _demand_new(key, found)
-        value = tensor[key]
-        found[key] = _numbers(value) if key == "data" else _plain(value)
-    return found
+        found[key], more = (None, 0) if key == "data" else _plain(tensor[key])
+        lists += more
+    if "data" in found:
+        found["data"], more = _numbers(tensor["data"], found.get("shape"))
+        lists += more
+    return found, lists
 
 
 def _demand_new(key: str, found: dict[str, Any]) -> None:
@@ -134,33 +139,50 @@ def _demand_new(key: str, found: dict[str, Any]) -> None:
         raise ValueError
 
 
-def _numbers(value: Any) -> Any:
-    """An array when it is a flat list of numbers of one kind, else what it is.
+def _numbers(value: Any, shape: Any) -> tuple[Any, int]:
+    """An array when it is a list of numbers of one kind, flat or nested as ``shape`` says, else what it is.
 
-    Raises ValueError for a list of lists: the plain parser reads it, and must not read it a second time.
+    Raises ValueError for another list of lists: the plain parser reads it, and must not read it a second time.
     """
-    if isinstance(value, simdjson.Array) and len(value) and isinstance(value[0], simdjson.Array):
-        raise ValueError
-    if not isinstance(value, simdjson.Array) or not len(value) or type(value[0]) not in (int, float):
-        return _plain(value)
-    whole = type(value[0]) is int
-    try:
-        found = np.frombuffer(value.as_buffer(of_type="i" if whole else "d"), np.int64 if whole else np.float64)
-    except TypeError:
-        if not whole:
-            return _plain(value)
-        try:  # it began with a whole number
-            found = np.frombuffer(value.as_buffer(of_type="d"), np.float64)
+    first, depth = value, 0
+    while isinstance(first, simdjson.Array) and len(first):
+        first, depth = first[0], depth + 1
+    if depth > 1:
+        lists = _nested(value, shape) if isinstance(shape, list | tuple) and len(shape) == depth else 0
+        found = _flattened(value, first) if lists else None
+        if found is None:
+            raise ValueError
+        return found.reshape(shape), lists
+    found = _flattened(value, first) if depth else None
+    return _plain(value) if found is None or len(found) != len(value) else (found, 1)
+
+
+def _flattened(value: Any, first: Any) -> np.ndarray | None:
+    """All its numbers, of which this is the first; None when they are not of one kind, or not numbers."""
+    kinds = {int: "id", float: "d"}.get(type(first), "")  # what begins with a whole number may hold fractions
+    for kind in kinds:
+        try:
+            return np.frombuffer(value.as_buffer(of_type=kind), np.int64 if kind == "i" else np.float64)
         except TypeError:
-            return _plain(value)
-    except ValueError:  # beyond 64 bits with a sign
-        return _plain(value)
-    return found if len(found) == len(value) else _plain(value)
+            continue
+        except ValueError:  # beyond 64 bits with a sign
+            break
+    return None
 
 
-def _plain(value: Any) -> Any:
+def _nested(value: Any, shape: Sequence[Any]) -> int:
+    """Of how many lists it is made if each is as long as the shape says, else 0."""
+    if not isinstance(value, simdjson.Array) or len(value) != shape[0]:
+        return 0
+    if len(shape) == 1:
+        return 1
+    parts = [_nested(part, shape[1:]) for part in value]
+    return 1 + sum(parts) if all(parts) else 0
+
+
+def _plain(value: Any) -> tuple[Any, int]:
     if isinstance(value, simdjson.Array):
-        return value.as_list()
+        return value.as_list(), 1
     if isinstance(value, simdjson.Object):
-        return value.as_dict()
-    return value
+        return value.as_dict(), 0
+    return value, 0

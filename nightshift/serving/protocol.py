@@ -4,6 +4,7 @@ The body is JSON, or JSON of a known length followed by the raw bytes of tensors
 https://github.com/kserve/open-inference-protocol and the extensions that Triton documents.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ _MAX_TIMEOUT_US = 1 << 53
 _LONGEST = 4 << 10  # bytes of a form
 _BIG = 1 << 20  # bytes of a body that is not kept while its answer is waited for
 _FORMS = 256  # that are kept of one model
+_ID_FIRST = re.compile(rb'\{\s*"id"\s*:\s*"([A-Za-z0-9._:-]{1,100})"\s*,\s*')
+_NO_NUMBER = re.compile(rb'["}]')  # what follows a list of numbers in an object
 
 
 class Wanted(NamedTuple):
@@ -32,7 +35,8 @@ class Form(NamedTuple):
     """What a request says beside its id and its values. ``timeout`` in seconds, 0: none.
 
     Clients repeat it from request to request, so it is understood once and kept, under the bytes before the values.
-    ``after`` is what follows them if they are a list in the JSON, None if all of them are raw bytes.
+    ``after`` is what follows them if they are a list in the JSON, None if all of them are raw bytes. A request's id may
+    stand first: it is taken off before.
     """
 
     inputs: tuple[Described, ...]
@@ -58,9 +62,12 @@ def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
         raise RequestError(400, f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
     start = _numbers_at(body) if json_length is None else json_length
     before = body[:start] if 0 < start <= _LONGEST else b""
+    first = _ID_FIRST.match(before)
+    if first:
+        before = b"{" + before[first.end() :]
     form = model.forms.get(before)
     if form and (arrays := _arrays(body, start, form, is_raw=json_length is not None)) is not None:
-        return Asked(None, form, arrays)
+        return Asked(first[1].decode() if first else None, form, arrays)
     request = json_reader.read(body if json_length is None else body[:json_length])
     if not isinstance(request, dict):
         raise RequestError(400, "the body must be a JSON object with 'inputs'")
@@ -74,8 +81,8 @@ def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
         for one in form.inputs
     }
     raw.demand_end()
-    if before and identity is None:
-        _keep(before, body, form, model)
+    if before and identity == (first[1].decode() if first else None):
+        _keep(before, start, body, form, model)
     if len(body) > _BIG:  # what waits needs its arrays only: lists of Python's numbers are many times as long
         form = form._replace(inputs=())
     return Asked(identity, form, arrays)
@@ -113,30 +120,35 @@ def _arrays(body: bytes, start: int, form: Form, is_raw: bool) -> dict[str, np.n
         return arrays
     if form.after is None or not body.endswith(form.after):
         return None
-    found = json_reader.numbers(body, start, len(body) - len(form.after))
+    (one,) = form.inputs
+    found = json_reader.numbers(body, start, len(body) - len(form.after), one.shape)
     if found is None:
         return None
-    (one,) = form.inputs
     return {one.name: tensors.of_json(found, one.expected, one.shape)}
 
 
-def _keep(before: bytes, body: bytes, form: Form, model: LoadedModel) -> None:
-    """Remember the form of a request that was right, if all its values are raw or are the list that follows ``before``.
+def _keep(before: bytes, start: int, body: bytes, form: Form, model: LoadedModel) -> None:
+    """Remember the form of a request that was right, if all its values are raw or are the list at ``start``.
 
-    They are that list if nothing but numbers is in it, and the request without it has no values.
+    They are that list if nothing but numbers is in it, and the request without it has no values. Where an id stands that
+    is not the one at the beginning, it decides.
     """
-    if any(one.size is None for one in form.inputs):
-        end = body.find(b"]", len(before)) + 1
+    is_raw = all(one.size is not None for one in form.inputs)
+    if not is_raw:
+        beyond = _NO_NUMBER.search(body, start)
+        end = body.rfind(b"]", 0, beyond.start() if beyond else 0) + 1
         after = body[end:]
-        if len(form.inputs) > 1 or len(after) > _LONGEST or json_reader.numbers(body, len(before), end) is None:
+        if len(form.inputs) > 1 or len(after) > _LONGEST:
             return
-        try:
-            without = orjson.loads(before + b"null" + after)
-        except orjson.JSONDecodeError:  # a byte order mark, which only the parser of long documents passes over
-            return
-        if without["inputs"][0]["data"] is not None:
+        if json_reader.numbers(body, start, end, form.inputs[0].shape) is None:
             return
         form = form._replace(after=after)
+    try:
+        without = orjson.loads(before if is_raw else before + b"null" + after)
+    except orjson.JSONDecodeError:  # a byte order mark, which only the parser of long documents passes over
+        return
+    if "id" in without or not is_raw and without["inputs"][0]["data"] is not None:
+        return
     if len(model.forms) >= _FORMS:
         model.forms.clear()
     model.forms[before] = form._replace(inputs=tuple(one._replace(data=None) for one in form.inputs))

@@ -168,7 +168,8 @@ def of_json(data: Any, expected: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     """
     if not isinstance(data, np.ndarray):
         data = _flat(data, shape, expected.name)
-    demand_count(len(data), shape, expected)
+    values = data.size if isinstance(data, np.ndarray) else len(data)
+    demand_count(values, shape, expected)
     array = _of_numbers(data, expected) if isinstance(data, np.ndarray) else _of_list(data, expected)
     demand_finite(array, expected)
     return array.reshape(shape)

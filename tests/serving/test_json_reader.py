@@ -11,6 +11,7 @@ from nightshift.serving import json_reader
 from nightshift.serving.tensors import RequestError
 
 LONG = list(range(1000))  # long enough for the fast parser
+ROWS = [LONG[at : at + 100] for at in range(0, 1000, 100)]
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,16 @@ LONG = list(range(1000))  # long enough for the fast parser
         json.dumps({"a\n\0": 1, "inputs": [{"ü\t": {"\\": 2}, "data": LONG}]}),
         '{"in\\u0070uts": [{"d\\u0061ta": ' + json.dumps(LONG) + "}]}",
         json.dumps([LONG]),
+        json.dumps({"inputs": [{"shape": [10, 100], "data": ROWS}, {"data": ROWS, "shape": [10, 100]}], "outputs": []}),
+        json.dumps({"inputs": [{"data": [[[each / 7] for each in row] for row in ROWS], "shape": [10, 100, 1]}]}),
+        json.dumps({"inputs": [{"shape": [10, 100], "data": [*ROWS[:-2], [*ROWS[-2], 1], ROWS[-1][1:]]}]}),
+        json.dumps({"inputs": [{"shape": [2, 500], "data": [[[1], *LONG[1:500]], LONG[500:]]}]}),
+        json.dumps({"inputs": [{"shape": [2, 500], "data": [[1, [2]], *[LONG[:499]] * 2]}]}),
+        json.dumps({"inputs": [{"shape": [10, 100], "data": [[None, *ROWS[0][1:]], *ROWS[1:]]}, {"data": [[]]}]}),
+        json.dumps({"inputs": [{"shape": [10, True], "data": ROWS}, {"shape": "no", "data": ROWS}, {"data": ROWS}]}),
+        json.dumps({"inputs": [{"shape": [*[1] * 399, 1000], "data": LONG}, {"data": LONG}]}).replace(
+            str(LONG), "[" * 399 + str(LONG) + "]" * 399, 1
+        ),
         '{"id": "1", "inputs": [{"data": [1], "data": ' + json.dumps(LONG) + '}], "id": "2"}',
     ],
     ids=[
@@ -33,6 +44,14 @@ LONG = list(range(1000))  # long enough for the fast parser
         "names with escapes",
         "names written otherwise",
         "a list",
+        "nested as the shape says",
+        "nested fractions",
+        "ragged rows",
+        "a list where a number should be",
+        "a list that flattens to the right length",
+        "no numbers in nested lists",
+        "shapes that are none",
+        "nested very deep",
         "names twice",
     ],
 )
@@ -64,3 +83,11 @@ def test_after_a_very_long_document_garbage_is_collected_again() -> None:
     with pytest.raises(RequestError, match="not JSON"):
         json_reader.read(b"[" * 2_000_000)
     assert gc.isenabled()
+
+
+def test_numbers_that_are_nested_as_their_shape_says_become_no_objects():
+    rows = np.random.default_rng(0).standard_normal((1000, 3))
+    text = json.dumps({"inputs": [{"data": rows.tolist(), "shape": [1000, 3]}]}).encode()
+    (tensor,) = json_reader.read(text)["inputs"]
+    assert isinstance(tensor["data"], np.ndarray)
+    np.testing.assert_array_equal(tensor["data"], rows)
