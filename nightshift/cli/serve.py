@@ -65,7 +65,9 @@ def serve(
     ] = None,
     sample_leave_out: Annotated[
         list[str] | None,
-        typer.Option(help="Left out of what is kept: inputs, outputs, key, input:NAME, output:NAME; repeatable."),
+        typer.Option(
+            help="Left out of it: inputs, outputs, key, input:NAME, output:NAME, MODEL=any of these; repeatable."
+        ),
     ] = None,
 ) -> None:
     """Serve what the ledger wants, over the Open Inference Protocol v2, until SIGTERM or Ctrl-C."""

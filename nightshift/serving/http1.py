@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import httptools
-import orjson
 
 from nightshift.serving.bodies import BODY_TIMEOUT_S, Body, broken_off, too_slow, unreadable
+from nightshift.serving.tensors import RequestError
 
 if TYPE_CHECKING:
     from nightshift.serving.listener import Listener
@@ -49,16 +49,23 @@ class Answer:
 
 
 class Request:
-    """Its headers are here, its body may still come. ``header`` gives the value of a lower-case name or None."""
+    """Its headers are here, its body may still come. ``header`` gives the value of a lower-case name or None.
 
-    __slots__ = ("awaits", "body", "coroutine", "header", "is_last", "method", "minor", "path", "refusal", "started")
+    One with a ``fault`` could not be understood, and is there to be answered with it: it has no path and no headers.
+    """
 
-    def __init__(self, method: str, path: str, headers: dict[str, str], minor: str):
+    __slots__ = (
+        *("awaits", "body", "coroutine", "fault", "header", "is_last", "method", "minor", "path", "refusal", "started"),
+    )
+
+    def __init__(self, method: str, path: str, headers: dict[str, str], minor: str, fault: RequestError | None = None):
+        self.fault = fault
         self.method = method
         self.path = path
         self.header: Callable[[str], str | None] = headers.get
         length = headers.get("content-length")
         self.body = Body(int(length) if length is not None else None)
+        self.body.fault = fault
         self.minor = minor  # "1.0" or "1.1"
         self.is_last = False  # of its connection
         self.started = False
@@ -241,9 +248,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request = self._arriving
-        if request and not (self._parser.should_upgrade() and request.announces_body):
+        if request is None:
+            return
+        request.is_last = request.is_last or not self._parser.should_keep_alive()
+        if not (self._parser.should_upgrade() and request.announces_body):
             request.body.whole = True
-            request.is_last = not self._parser.should_keep_alive()
             self._arriving = None
 
     # What follows from it
@@ -376,13 +385,10 @@ class Connection(asyncio.Protocol):
         self._deaf = True
         self._next.clear()
         if self._current is None:
-            said = [("content-type", "application/json")]
-            nobody = Request("GET", "", {}, "1.1")
-            self._send(nobody, Answer(status, orjson.dumps({"error": error}), said))
-        else:
-            if not self._current.body.whole:  # else what comes behind it is what is wrong
-                self._current.body.fault = unreadable(error)
-            self._go_on()
+            self._current = Request("GET", "", {}, "1.1", RequestError(status, error))
+        elif not self._current.body.whole:  # else what comes behind it is what is wrong
+            self._current.body.fault = unreadable(error)
+        self._go_on()
 
     def _close(self) -> None:
         """What was written is sent before."""

@@ -23,8 +23,8 @@ _local = threading.local()  # a parser keeps its buffers, and serves one documen
 
 
 def read(text: bytes) -> Any:
-    """The document's value; an input's ``data`` is an array (float64, int64) when it is a list of numbers, flat or nested
-    as the input's ``shape`` says.
+    """The document's value; an input's ``data`` is an array (float64, int64) when it is a list of numbers, flat or
+    nested as the input's ``shape`` says.
 
     Raises RequestError 400 for what is no JSON, is nested too deep, or holds what JSON has no numbers for; and for a
     very long document that is no object.

@@ -4,7 +4,6 @@ manifest + body  --read-->  arrays and notes          arrays  --tell-->  labels,
 """
 
 import asyncio
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +13,7 @@ import orjson
 
 from nightshift.releases.manifest import Column, Manifest, Tensor, short
 from nightshift.serving.bodies import LONG
-from nightshift.serving.tensors import DTYPES, RequestError, ask_again
+from nightshift.serving.tensors import DTYPES, RequestError, ask_again, demand_finite_answer
 
 MAX_ITEMS = 256  # of one request
 CHANNELS = (1, 3)  # of an image: gray, or red, green and blue
@@ -99,7 +98,11 @@ def read(manifest: Manifest, media: str, body: bytes) -> Read:
 
 
 def tell(manifest: Manifest, outputs: dict[str, np.ndarray], items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per item its labels, best first, or the outputs' values; then what ``read`` noted of it."""
+    """Per item its labels, best first, or the outputs' values; then what ``read`` noted of it. Raises RequestError 400
+    for numbers that are not finite.
+    """
+    for name, out in outputs.items():
+        demand_finite_answer(name, out)
     labels = manifest.input.labels
     scores = (out for out in outputs.values() if out.shape == (len(items), len(labels)) and out.dtype.kind == "f")
     named = next(scores, None) if labels else None
@@ -109,7 +112,7 @@ def tell(manifest: Manifest, outputs: dict[str, np.ndarray], items: Sequence[dic
             row = named[index].astype(np.float64)
             # What is no distribution is not called one: logits, or labels that do not exclude each other.
             word = "probability" if (row >= 0).all() and abs(row.sum() - 1) < 1e-3 else "score"
-            order = np.argsort(-np.nan_to_num(row, nan=-math.inf), kind="stable")
+            order = np.argsort(-row, kind="stable")
             ranked = [{"label": labels[i], word: float(row[i])} for i in order]
             predictions.append({"label": ranked[0]["label"], "labels": ranked, **item})
         else:

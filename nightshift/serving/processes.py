@@ -1,8 +1,8 @@
 """Several processes on one port that act as one endpoint.
 
-A parent forks the workers and does nothing else: it starts one that died again, hands SIGTERM on, and goes when they
-have gone. Every worker listens at the same port (SO_REUSEPORT), follows the ledger, and holds the models itself. They
-meet in a folder that only this user can read:
+A parent forks the workers and does nothing else: it starts one that died again, hands on the signal to end, and goes
+when they have gone. Every worker listens at the same port (SO_REUSEPORT), follows the ledger, and holds the models
+itself. They meet in a folder that only this user can read:
 
     <number>.sock                      a worker's answers to the others, one JSON line for one word (``Peers.ask``)
     <model>.<sequence>.<number>        its vote on an order: loaded, or why it refuses it (``Peers.agree``)
@@ -33,6 +33,14 @@ _DRAIN_S = 30.0
 _YOUNG_S = 5.0  # a worker that ends sooner, before any other lived so long, will not do better the next time
 
 log = logging.getLogger("nightshift.serving")
+
+
+def endings() -> list[signal.Signals]:
+    """The signals at which an endpoint answers what is under way and stops; of a terminal that goes too, unless it was
+    started by nohup.
+    """
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
 class Peers:
@@ -116,9 +124,9 @@ _DEEPEST = 60  # characters of the folder in which the sockets' folder is made
 
 
 def run(count: int, work: Callable[[Peers], None]) -> int:
-    """Do this work in so many processes until SIGTERM or SIGINT; returns the exit status.
+    """Do this work in so many processes until one of ``endings``; returns the exit status.
 
-    ``work`` ends by itself at SIGTERM. One process is this one, without a parent.
+    ``work`` ends by itself at each of them. One process is this one, without a parent.
     """
     if count == 1:
         work(Peers())
@@ -148,7 +156,7 @@ class _Parent:
         self.lifeline = os.pipe()
 
     def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in endings():
             signal.signal(number, self._stop)
         for worker in range(self.count):
             self._start(worker)
@@ -192,8 +200,8 @@ class _Parent:
     def _be_worker(self, number: int, again: bool) -> None:
         status = 1
         try:
-            for name in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(name, signal.SIG_DFL)
+            for ending in endings():
+                signal.signal(ending, signal.SIG_DFL)
             reading, writing = self.lifeline
             os.close(writing)
             threading.Thread(target=_end_with_parent, args=(reading,), daemon=True).start()

@@ -130,8 +130,8 @@ def _arrays(body: bytes, start: int, form: Form, is_raw: bool) -> dict[str, np.n
 def _keep(before: bytes, start: int, body: bytes, form: Form, model: LoadedModel) -> None:
     """Remember the form of a request that was right, if all its values are raw or are the list at ``start``.
 
-    They are that list if nothing but numbers is in it, and the request without it has no values. Where an id stands that
-    is not the one at the beginning, it decides.
+    They are that list if nothing but numbers is in it, and the request without it has no values. An id that stands
+    elsewhere than at the beginning would count more than the one that is taken off there.
     """
     is_raw = all(one.size is not None for one in form.inputs)
     if not is_raw:
@@ -147,7 +147,7 @@ def _keep(before: bytes, start: int, body: bytes, form: Form, model: LoadedModel
         without = orjson.loads(before if is_raw else before + b"null" + after)
     except orjson.JSONDecodeError:  # a byte order mark, which only the parser of long documents passes over
         return
-    if "id" in without or not is_raw and without["inputs"][0]["data"] is not None:
+    if "id" in without or (not is_raw and without["inputs"][0]["data"] is not None):
         return
     if len(model.forms) >= _FORMS:
         model.forms.clear()
@@ -253,10 +253,9 @@ def _parameters(of: dict[str, Any], what: str) -> dict[str, Any]:
 
 
 def _values(name: str, array: np.ndarray) -> Any:
-    """Flat and row-major. JSON has no NaN and no infinity."""
+    """Flat and row-major. Raises RequestError 400."""
     flat = np.ascontiguousarray(array).ravel()
-    if flat.dtype.kind == "f" and not tensors.is_finite(flat):
-        raise RequestError(400, f"the model answers this input with numbers in {name!r} that are not finite")
+    tensors.demand_finite_answer(name, flat)
     if flat.dtype.kind in "OSU":
         return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in flat]
     return flat

@@ -45,9 +45,9 @@ class Rest:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
         header = request.header
         call = Call(request_id(header("x-request-id")), "rest", "", time.perf_counter())
-        if request.method == "OPTIONS" and (allowed := self.guard.hosts.cors(header)):
-            return Answer(204, b"", allowed)
         try:
+            if request.fault:
+                raise request.fault
             result = await self._route(request, call)
         except RequestError as error:
             result = _refusal(error, call)
@@ -71,6 +71,8 @@ class Rest:
 
     async def _route(self, request: Request, call: Call) -> Answer:
         method, path, header = request.method, request.path, request.header
+        if method == "OPTIONS" and self.guard.hosts.cors(header):
+            return Answer(204, b"")  # the headers that a page of another origin asks for stand in every answer
         match path.removeprefix("/").split("/"):
             case ["v2", "models", name, *rest] if name != "stats" or rest:
                 version_, verb = _version_and_verb(rest, path)

@@ -12,7 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -36,11 +37,13 @@ log = logging.getLogger("nightshift.serving")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept: a share from 0 to 1 for all models, others for some, and what is left out of every sample."""
+    """What is kept: a share from 0 to 1 for all models, others for some; and what is left out of the samples, of all
+    models under "" and of some under their names.
+    """
 
     rate: float = 0.0
     rates: Mapping[str, float] | None = None
-    leave_out: frozenset[str] = frozenset()
+    leave_out: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether anything is kept at all."""
@@ -49,9 +52,15 @@ class Plan:
     def of(self, model: str) -> float:
         return (self.rates or {}).get(model, self.rate)
 
+    def left_out(self, model: str) -> frozenset[str]:
+        nothing: frozenset[str] = frozenset()
+        return self.leave_out.get("", nothing) | self.leave_out.get(model, nothing)
+
 
 def plan(rates: Iterable[str], leave_out: Iterable[str]) -> Plan:
-    """The plan as typed: ``0.01`` or ``MODEL=0.5``, and FIELDS or ``input:NAME``. ValueError says what is wrong."""
+    """The plan as typed: ``0.01`` or ``MODEL=0.5``; FIELDS, ``input:NAME`` or ``output:NAME``, or one of these after
+    ``MODEL=``. ValueError says what is wrong.
+    """
     everywhere, some = 0.0, dict[str, float]()
     for text in rates:
         model, equals, number = text.rpartition("=")
@@ -65,11 +74,16 @@ def plan(rates: Iterable[str], leave_out: Iterable[str]) -> Plan:
             some[model] = rate
         else:
             everywhere = rate
-    left_out = frozenset(leave_out)
-    for field in left_out - set(FIELDS):
-        kind, _, tensor = field.partition(":")
-        if kind not in ("input", "output") or not tensor:
-            raise ValueError(f"{field!r} cannot be left out: {', '.join(FIELDS)}, input:NAME or output:NAME")
+    left_out: dict[str, frozenset[str]] = {}
+    for text in leave_out:
+        model, equals, what = text.partition("=")
+        if not equals or ":" in model:  # that of a tensor's name
+            model, what = "", text
+        kind, _, tensor = what.partition(":")
+        fits = what in FIELDS or (kind in ("input", "output") and tensor)
+        if not fits or text.startswith("="):
+            raise ValueError(f"{text!r} cannot be left out: {', '.join(FIELDS)}, input:NAME, output:NAME, or MODEL=…")
+        left_out[model] = left_out.get(model, frozenset()) | {what}
     return Plan(everywhere, some, left_out)
 
 
@@ -85,6 +99,7 @@ class Samples:
         self._lock = threading.Lock()  # taken for what is sampled only
         self._unsent: tuple[str, bytes, int] | None = None  # key, file, rows: sent again under the same name
         self._problem = False
+        self._left_out: WeakKeyDictionary[LoadedModel, frozenset[str]] = WeakKeyDictionary()
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="write samples", daemon=True)
 
@@ -116,7 +131,10 @@ class Samples:
             self._wake.set()
 
     def _row(self, call: Call, model: LoadedModel) -> Row:
-        signature, left_out = model.manifest.signature, self._plan.leave_out
+        signature = model.manifest.signature
+        left_out = self._left_out.get(model)
+        if left_out is None:
+            left_out = self._left_out[model] = _left_out(model, self._plan)
         return Row(
             time=time.time(),
             request_id=call.id,
@@ -179,6 +197,24 @@ class Samples:
         except Exception:
             self.dropped += len(rows)
             raise
+
+
+def _left_out(model: LoadedModel, plan: Plan) -> frozenset[str]:
+    """What is left out of this model's samples. A name that none of its tensors has may be a slip, and what was to be
+    hidden is among the others: they are all left out.
+    """
+    left_out = plan.left_out(model.name)
+    for kind, names in (("input", model.inputs), ("output", model.outputs)):
+        for each in sorted(left_out):
+            named, _, tensor = each.partition(":")
+            if named == kind and tensor not in names:
+                log.warning(
+                    "%s has no %s %r to leave out of its samples (it has %s): all its %ss are left out; "
+                    "say MODEL=%s if another model is meant",
+                    *(model.name, kind, tensor, ", ".join(names), kind, each),
+                )
+                left_out |= {f"{kind}s"}
+    return left_out
 
 
 def _keep(

@@ -70,7 +70,7 @@ class Settings:
 
 
 def serve(settings: Settings) -> int:
-    """Serve what the ledger wants until SIGTERM or SIGINT; returns an exit status."""
+    """Serve what the ledger wants until one of ``processes.endings``; returns an exit status."""
     access = logs.set_up(settings.log_level, settings.log_json)
     return processes.run(settings.count, lambda peers: _work(peers, settings, access))
 
@@ -123,7 +123,8 @@ async def _serve(rest: Rest, settings: Settings) -> None:
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    endings = processes.endings()
+    for number in endings:
         loop.add_signal_handler(number, stop)
 
     follower.start()
@@ -149,7 +150,7 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     follower.stop()
     guard.stop()
     rest.watch.stop()
-    for number in (signal.SIGTERM, signal.SIGINT):  # who asks once more must not kill what has ended well
+    for number in endings:  # who asks once more must not kill what has ended well
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
     log.info("stopped")

@@ -227,6 +227,12 @@ def demand_finite(array: np.ndarray, expected: Tensor) -> None:
         raise RequestError(400, f"input {expected.name!r} has a value that is not finite as {expected.datatype}")
 
 
+def demand_finite_answer(name: str, array: np.ndarray) -> None:
+    """Raises RequestError 400 for an output that JSON, which has no NaN and no infinity, cannot say."""
+    if array.dtype.kind == "f" and not is_finite(array):
+        raise RequestError(400, f"the model answers this input with numbers in {name!r} that are not finite")
+
+
 def is_finite(array: np.ndarray) -> bool:
     """Whether no value is NaN or infinite; numpy's own ``all`` takes longer than the look at the values."""
     return b"\0" not in np.isfinite(array).tobytes()

@@ -103,7 +103,8 @@ def test_whatever_is_changed_in_a_body_it_means_what_it_would_have_meant_first(
 ):
     rng = random.Random(0)
     model = only(tmp_path, "FP32")
-    model.inputs = {name: tensor.model_copy(update={"shape": (-1, *shape[1:])}) for name, tensor in model.inputs.items()}
+    free = {"shape": (-1, *shape[1:])}
+    model.inputs = {name: tensor.model_copy(update=free) for name, tensor in model.inputs.items()}
     values = np.array([round(rng.gauss(0, 1), 3) for _ in range(16)])
     data = values.reshape(shape) if nested else values
     tensor = {**TENSOR, "shape": shape, "data": data.tolist()}

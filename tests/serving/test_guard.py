@@ -217,6 +217,7 @@ def test_a_page_that_made_its_name_ours_gets_nothing(world: World, start: Start,
     assert may.status_code == 204
     assert may.headers["access-control-allow-origin"] == "https://app.example.org"
     assert "authorization" in may.headers["access-control-allow-headers"]
+    assert may.headers["x-request-id"]
     answer = ask(endpoint, Origin="https://app.example.org")
     assert answer.headers["access-control-allow-origin"] == "https://app.example.org"
     assert "access-control-allow-origin" not in ask(endpoint, Origin="https://evil.example").headers

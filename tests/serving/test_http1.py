@@ -33,6 +33,8 @@ class World:
         self.port = 0
 
     def handle(self, request: Request) -> "Answer | Awaitable[Answer]":
+        if request.fault:
+            return self.answer(request, request.fault.status, request.fault.message.encode())
         self.asked.append(f"{request.method} {request.path}")
         self.requests.append(request)
         if request.path == "/refuse":
@@ -470,6 +472,17 @@ def test_a_wish_to_speak_something_else_loses_no_body(body: bytes, size: int) ->
                 await asyncio.sleep(0)
             assert (await answer_of(reader))[2] == b"{}"
             assert (await answer_of(reader))[1]["x-path"] == "/next"
+
+    run(work)
+
+
+@pytest.mark.parametrize("last", [b"Connection: Upgrade, close\r\n", b"Connection: Upgrade\r\nConnection: close\r\n"])
+def test_who_leaves_after_his_answer_leaves_also_if_he_would_speak_something_else(last: bytes) -> None:
+    async def work(world: World) -> None:
+        async with world.client() as (reader, writer):
+            writer.write(post("/up", last + b"Upgrade: h2c\r\n" + JSON))
+            assert (await answer_of(reader))[1]["connection"] == "close"
+            assert await reader.read() == b""
 
     run(work)
 

@@ -103,10 +103,15 @@ def test_a_number_outside_of_what_training_saw_is_answered_and_said(loaded) -> N
 
 def test_what_is_no_distribution_is_not_called_a_probability(loaded) -> None:
     manifest = loaded["toy"].manifest
-    (answer,) = people.tell(manifest, {"logits": np.array([[0.5, np.nan, 2.5]], np.float32)}, [{}])
+    (answer,) = people.tell(manifest, {"logits": np.array([[0.5, -1, 2.5]], np.float32)}, [{}])
     assert answer["label"] == "ship"
-    assert [(each["label"], each["score"]) for each in answer["labels"][:2]] == [("ship", 2.5), ("cat", 0.5)]
-    assert answer["labels"][2]["label"] == "dog"
+    assert [(each["label"], each["score"]) for each in answer["labels"]] == [("ship", 2.5), ("cat", 0.5), ("dog", -1)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_that_is_none_is_said_as_infer_says_it(loaded, value: float) -> None:
+    with pytest.raises(RequestError, match="numbers in 'logits' that are not finite"):
+        people.tell(loaded["toy"].manifest, {"logits": np.array([[0.5, value, 2.5]], np.float32)}, [{}])
 
 
 BAD = {

@@ -111,6 +111,25 @@ def test_a_process_that_is_killed_is_started_again_and_serves_what_the_others_do
     assert endpoint.stop() == 0
 
 
+@pytest.mark.parametrize("options", [(), TWO], ids=["one", "two"])
+def test_when_its_terminal_goes_an_endpoint_ends_well_unless_it_was_told_not_to(world: World, start, options) -> None:
+    world.order(world.publish(), "proven")
+    endpoint = start(options=options)
+    wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
+    assert endpoint.stop(signal.SIGHUP) == 0
+    assert endpoint.log.read_text().count("stopped") == max(1, len(options))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        endpoint.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
+    endpoint.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert endpoint.infer().status_code == 200
+    assert endpoint.stop() == 0
+
+
 def test_a_process_that_is_started_again_serves_at_once_whatever_was_ordered_meanwhile(world: World, start) -> None:
     """The champion is that of a rollback, which the others served already, and a later order was refused."""
     first, second, wrong = world.publish(0), world.publish(1), world.publish(2, off=0.01)

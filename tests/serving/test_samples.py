@@ -99,6 +99,33 @@ def test_what_is_left_out_is_nowhere_in_the_file(tmp_path: Path, model: LoadedMo
     assert (b"a-persons-key" in store.get(key)) == (gone != "key")
 
 
+@pytest.mark.parametrize(
+    ("slip", "gone"),
+    [("input:imgae", "inputs"), ("toy=input:imgae", "inputs"), ("output:image", "outputs"), ("toy=inputs", "inputs")],
+)
+def test_where_a_name_fits_no_tensor_all_that_it_may_mean_is_left_out(
+    tmp_path: Path, model: LoadedModel, slip: str, gone: str, caplog: pytest.LogCaptureFixture
+):
+    store = FolderStore(tmp_path)
+    written(store, ended(model, 1), ended(model, 2), leave_out=(slip,))
+    for row in rows(store):
+        assert {kind: row[kind][0]["data"] is None for kind in ("inputs", "outputs")} == {
+            kind: kind == gone for kind in ("inputs", "outputs")
+        }
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (slip != "toy=inputs")
+    assert all("toy has no" in line and repr(slip.partition(":")[2]) in line for line in said)
+
+
+def test_what_is_left_out_of_another_model_is_kept_of_this_one(tmp_path: Path, model: LoadedModel):
+    store = FolderStore(tmp_path)
+    written(store, ended(model, 1, key="bench"), leave_out=("mood=input:text", "mood=key", "toy=output:probabilities"))
+    (row,) = rows(store)
+    assert row["key"] == "bench"
+    assert row["inputs"][0]["data"] is not None
+    assert row["outputs"][0]["data"] is None
+
+
 def test_the_rate_is_kept_and_a_model_may_have_its_own(tmp_path: Path, model: LoadedModel):
     calls = [ended(model, number) for number in range(4000)]
     share = written(FolderStore(tmp_path / "a"), *calls, rates=("0.1",)).written / 4000
@@ -260,7 +287,9 @@ def test_a_rate_that_is_none_is_refused(rate: str):
         plan((rate,), ())
 
 
-@pytest.mark.parametrize("field", ["input", "image", "input:", "inputs:image"])
+@pytest.mark.parametrize(
+    "field", ["input", "image", "input:", "inputs:image", "=inputs", "=input:a", "toy=", "toy=image", ""]
+)
 def test_a_field_that_cannot_be_left_out_is_refused(field: str):
     with pytest.raises(ValueError, match="cannot be left out"):
         plan((), (field,))

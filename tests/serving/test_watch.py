@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,22 @@ def test_a_request_is_found_in_the_log_by_the_id_of_its_answer(world: World, sta
     text = endpoint.log.read_text()
     assert ADMIN["Authorization"].split()[1] not in text
     assert "stopped" in text
+
+
+def test_what_cannot_be_understood_is_counted_and_found_in_the_log(world: World, start: Start):
+    endpoint, _ = begin(world, start, "--log", "json")
+    long = endpoint.client.get("/" + "a" * 9000)
+    with socket.create_connection(("127.0.0.1", endpoint.port)) as client:
+        client.sendall(b"\x16\x03\x01\x02 rubbish")
+        answer = client.makefile("rb").read()
+    assert long.status_code == 414
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    found = scrape(endpoint)
+    assert [total(found, "nightshift_requests_total", code=code, protocol="rest") for code in ("414", "400")] == [1, 1]
+    endpoint.stop()
+    said = {line["id"]: line for line in lines(endpoint) if "id" in line}
+    assert said[long.headers["x-request-id"]].items() >= {"status": 414, "error": long.json()["error"]}.items()
+    assert re.search(rb"x-request-id: (\S+)", answer)[1].decode() in said
 
 
 def test_the_log_is_text_when_asked_and_holds_only_what_its_level_says(world: World, start: Start):
