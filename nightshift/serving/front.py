@@ -130,6 +130,8 @@ class Front:
                 watch(call)
 
 
-def failed(call: Call) -> RequestError:
-    """The answer when the fault is ours."""
+def failed(call: Call, error: Exception) -> RequestError:
+    """The answer when the fault is ours: of its kind, or of the machine's for now."""
+    if isinstance(error, MemoryError):
+        return ask_again("there is no memory for it now; ask again")
     return RequestError(500, f"the endpoint failed; its log says how (request {call.id})")

@@ -115,9 +115,10 @@ class Grpc:
             data = b"\0" + len(data).to_bytes(4, "big") + data
         except RequestError as error:
             call.status, call.error, more = error.status, error.message[:_LONGEST], error.headers
-        except Exception:
+        except Exception as error:
             log.exception("request %s failed", call.id)
-            call.status, call.error = 500, failed(call).message
+            fault = failed(call, error)
+            call.status, call.error, more = fault.status, fault.message, fault.headers
         finally:
             self.inference.leave(call)
             self.front.room.leave(call)
