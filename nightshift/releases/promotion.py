@@ -78,9 +78,16 @@ def promote(
     ``canary`` the release is tried beside the champion first, by an order of its own; what is not refused then becomes
     the champion by a second order. ``slower`` is how many times as long as the champion it may take (None: any).
     ``key`` signs what is ordered; only for a caller to whom the digest was named, not found in the ledger.
-    Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, StoreUnavailable, and
-    ReleaseError, before anything is written, when an endpoint does not let this process ask what serves, or has no URL.
+    A person is told of damaged entries that are older than the champion's order; a night, whose model one of them may
+    bar, goes no further.
+    Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, or the ledger is damaged,
+    StoreUnavailable, and ReleaseError, before anything is written, when an endpoint does not let this process ask what
+    serves, or has no URL.
     """
+    if what != "deploy":
+        ledger = ledger.passing_over(
+            lambda error: say(f"warning: {error.message}; it is older than what serves, and is passed over")
+        )
     if canary:
         canaries.demand_library()
     urls = [url.rstrip("/") for url in endpoints if url.strip()]

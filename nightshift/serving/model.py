@@ -36,7 +36,7 @@ _ORT_DATATYPES = {
 }
 
 
-# What ONNX Runtime says where the machine lacks memory, or files that it may open: its exceptions do not.
+# What ONNX Runtime says where the machine lacks memory or open files; its exceptions have no kind for that.
 _STARVED = ("Failed to allocate memory", "std::bad_alloc", "system error number")
 
 
