@@ -200,7 +200,7 @@ class Grpc:
     async def _model_ready(self, call: Call, request: Any, header: Header) -> Any:
         with contextlib.suppress(RequestError):
             call.model, call.role = self.engine.find(request.name, request.version or None)
-        self.front.enter(call, header)
+        self.front.enter(call, header, request.name)
         return messages.ModelReadyResponse(ready=call.model is not None)
 
     async def _model_metadata(self, call: Call, request: Any, header: Header) -> Any:
