@@ -80,7 +80,8 @@ class Outcome(entries.Entry):
     """What became of an order. ``replicas`` are the endpoint URLs that proved it.
 
     ``fault`` says, of a refusal, whether the release did not hold up or no endpoint could be asked: only the first
-    tells anything about the release.
+    tells anything about the release. ``at`` is when it was put, by the ledger's clock, whatever
+    ``settle`` is given: from then on it counts, and as the first outcome stands, nothing changes it.
     """
 
     format: int = FORMAT

@@ -82,9 +82,10 @@ def test_an_endpoint_falls_back_to_the_champion_and_no_further(ledger: Ledger) -
 
 def test_the_first_outcome_stands(ledger: Ledger) -> None:
     order = put(ledger, "a")
-    assert settle(ledger, order, "refused").state == "refused"
-    assert settle(ledger, order, "proven").state == "refused"
-    assert Ledger(ledger.store).history("toy")[0][1].state == "refused"
+    first = settle(ledger, order, "refused")
+    assert first.state == "refused"
+    assert settle(ledger, order, "proven") == first
+    assert Ledger(ledger.store).history("toy")[0][1] == first, "and when it was put"
 
 
 def test_a_second_reader_sees_what_the_first_wrote_and_unknown_fields_are_kept(ledger: Ledger) -> None:
