@@ -58,7 +58,11 @@ def named(day: Mapping[str, Any]) -> str:
 
 
 def _in_snapshot(root: Path, dataset: str) -> dict[str, dict[str, str]]:
-    """The days of this checkout's snapshot: what names exactly these files, as ingest does."""
+    """The days of this checkout's snapshot: what names exactly these files.
+
+    ``landed`` is computed as ``pipelines.ingest`` does, which is the checkout's own and nothing here imports; a test of
+    ``drop`` holds the two together.
+    """
     index = root / "data" / "profiles" / dataset / "index.json"
     try:
         partitions = json.loads(index.read_text())["partitions"]

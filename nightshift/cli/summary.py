@@ -13,7 +13,7 @@ from nightshift.cli.follow import Followed
 from nightshift.engine import costs
 from nightshift.engine.journal import Journal
 from nightshift.engine.objects import Objects, made
-from nightshift.releases.ledger import Ledger, live
+from nightshift.releases.ledger import Ledger
 from nightshift.releases.manifest import short
 from nightshift.releases.registry import Registry
 
@@ -158,7 +158,7 @@ def model(followed: Followed, told: Told, ledger: Ledger, pages: Path) -> Model:
     decision = told.output(f"artifacts/decisions/{name}/decision.json")
     receipt = told.output(f"artifacts/receipts/{name}.json")
     outcome = told.part("outcome.json")
-    serving = live(ledger.history(name))
+    serving = ledger.live(name)
     state, why = _state(followed)
     return Model(
         name=name,

@@ -18,6 +18,7 @@ from nightshift.errors import NightshiftError
 from nightshift.releases.store import Store, open_store
 
 ON_APPROVAL = "approval"
+_HOURS = 24  # that a person has to answer where the model's deploy.approval_hours says nothing
 
 
 def ask(model: str, dag: str, run: str) -> Receipt:
@@ -37,7 +38,7 @@ def ask(model: str, dag: str, run: str) -> Receipt:
         return Receipt("done", f"{model}: {said(found)}", found)
     if not judged.promotes:
         return Receipt("not_asked", f"{model}: nobody is asked, the gate says {decision['verdict']}")
-    hours = policy.get("approval_hours", 24)
+    hours = policy.get("approval_hours") or _HOURS
     subject = f"Serve {model} {digest[:12]}?"
     details = {"subject": subject, "body": body(model, digest, decision), "digest": digest, "hours": hours}
     return Receipt("waiting", f"{model}: {subject} A person has {hours:g} h to answer", details)

@@ -82,13 +82,10 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
             answer = approved or approval.unanswered(journal, model)
             said = approval.said(answer) if answer else f"{digest[:12]}: no approval of it is recorded"
             return {"outcome": "not_approved", "message": said, "digest": digest, "order": None}
-    key = signing.own_key(os.environ)
-    if key is None and settings["deploy"].get("signed") == "required":
-        message = (
-            f"{digest[:12]}: {model}'s releases must be signed (deploy.signed), and this worker has no "
-            f"{signing.VARIABLE}; make one with `nightshift signing-key create`, or promote it by hand"
-        )
-        return {"outcome": "refused", "message": message, "digest": digest, "order": None}
+    unsigned = (
+        f"{model}'s releases must be signed (deploy.signed), and this worker has no {signing.VARIABLE}; make one with "
+        "`nightshift signing-key create`, or promote it by hand"
+    )
     store = open_store(setting("NIGHTSHIFT_REGISTRY"))
     registry = Registry(store)
     _ensure(registry, model, digest, judged.objects, judged.hash_of(f"artifacts/releases/{model}"))
@@ -114,7 +111,8 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
         fence=decision["opponent"],
         canary=Canary(**trial) if (trial := settings["deploy"].get("canary")) else None,
         slower=settings["deploy"].get("slower", 10.0),
-        key=key,
+        key=signing.own_key(os.environ),
+        unsigned=unsigned if settings["deploy"].get("signed") == "required" else None,
         say=say,
     )
     order = result.order.sequence if result.order else None

@@ -59,7 +59,7 @@ def survey(
     for model in sorted({model for model, _ in written}):
         history, marked = ledger.history(model), marks.of(model)
         settled = [(order, outcome) for order, outcome in history if outcome]
-        back = rollback_target(settled, _gone(registry, model, history, marked))
+        back = rollback_target(reversed(settled), _able(registry, model, marked))
         for digest, files in ((d, f) for (m, d), f in sorted(written.items()) if m == model):
             age = at - max(files.values())
             whole = manifests.NAME in files
@@ -115,16 +115,18 @@ def needed(
 
 
 def rollback_digest(registry: Registry, ledger: Ledger, model: str) -> str | None:
-    """The release that a rollback goes back to when nobody names it; None when there is none."""
-    history, marks = ledger.history(model), Marks(registry.store).of(model)
-    target = rollback_target(history, _gone(registry, model, history, marks))
+    """The release that a rollback goes back to when nobody names it; None when there is none.
+
+    Raises ReleaseCorrupt for a damaged entry that is newer than what it would find: that might be it.
+    """
+    target = rollback_target(ledger.newest_first(model), _able(registry, model, Marks(registry.store).of(model)))
     return target.digest if target else None
 
 
-def _gone(registry: Registry, model: str, history: History, marks: Sequence[Mark]) -> set[str]:
-    """The releases that were ordered and cannot serve again: removed or retired."""
-    there, ended = {info.digest for info in registry.list(model)}, retired(marks)
-    return {order.digest for order, _ in history if order.digest not in there or order.digest in ended}
+def _able(registry: Registry, model: str, marks: Sequence[Mark]) -> set[str]:
+    """The releases of a model that can serve again: neither removed nor retired."""
+    ended = retired(marks)
+    return {info.digest for info in registry.list(model) if info.digest not in ended}
 
 
 def remove(

@@ -1,6 +1,7 @@
 """What the ledger is made of: small JSON objects, put create-only, never changed, each with a checksum of itself.
 
     entry --dump--> bytes --load--> entry          one flipped byte is a ReleaseCorrupt that names the object
+    Entries.get(key, kind)                         the same from a store, at its own place, and read once only
 
 ``sha256`` is that of the entry without it, as ``dump`` writes it. An entry of an older ledger may lack it.
 """
@@ -20,6 +21,10 @@ FORMAT = 1
 class Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
+    def own_key(self) -> str | None:
+        """The key that it was put under; None for one that does not say so itself."""
+        return None
+
 
 Kind = TypeVar("Kind", bound=Entry)
 
@@ -30,19 +35,36 @@ def dump(entry: Entry) -> bytes:
     return _canonical({**said, "sha256": digest(_canonical(said))})
 
 
-def read(store: Store, key: str, kind: type[Kind]) -> Kind:
-    """The entry that is listed under this key. Raises what ``load`` does, also when it cannot be read."""
-    where = f"{store.url}/{key}"
-    try:
-        return load(store.get(key), kind, where)
-    except KeyError:
-        raise ReleaseCorrupt(f"{where} is listed and cannot be read", "bring back a copy, or remove it") from None
+class Entries:
+    """The entries of a store. They never change, so what was read once is kept."""
 
+    def __init__(self, store: Store):
+        self._store = store
+        self._read: dict[str, Entry] = {}
 
-def demand_place(store: Store, key: str, own: str) -> None:
-    """Raises ReleaseCorrupt for an entry that lies under another key than its own: nobody said there what it says."""
-    if key != own:
-        raise ReleaseCorrupt(f"{store.url}/{key} is a copy of {own} and says nothing here", "remove it")
+    def get(self, key: str, kind: type[Kind]) -> Kind:
+        """The entry that is listed under this key.
+
+        Raises what ``load`` does; ReleaseCorrupt also when it cannot be read, or is a copy of one that lies elsewhere:
+        nobody said here what that says.
+        """
+        found = self._read.get(key)
+        if isinstance(found, kind):
+            return found
+        where = f"{self._store.url}/{key}"
+        try:
+            entry = load(self._store.get(key), kind, where)
+        except KeyError:
+            raise ReleaseCorrupt(f"{where} is listed and cannot be read", "bring back a copy, or remove it") from None
+        own = entry.own_key()
+        if own not in (None, key):
+            raise ReleaseCorrupt(f"{where} is a copy of {own} and says nothing here", "remove it")
+        self._read[key] = entry
+        return entry
+
+    def forget(self) -> None:
+        """Read everything again: the store is another than it was."""
+        self._read.clear()
 
 
 def load(data: bytes, kind: type[Kind], where: str) -> Kind:

@@ -9,17 +9,19 @@ the requests; proven means that an order for a champion may follow. A writer tha
 never a gap: the next writer settles it after its deadline. All times are the store's, whatever the writers' clocks say.
 """
 
+import copy
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 from uuid import uuid4
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from nightshift.releases import entries
 from nightshift.releases.clock import Clock
-from nightshift.releases.entries import FORMAT
+from nightshift.releases.entries import FORMAT, Entries
+from nightshift.releases.errors import ReleaseCorrupt
 from nightshift.releases.manifest import Name, Sha256
 from nightshift.releases.store import Store
 
@@ -67,12 +69,19 @@ class Order(entries.Entry):
     ordered_at: AwareDatetime
     deadline: AwareDatetime
 
+    def own_key(self) -> str:
+        return f"ledger/{self.model}/orders/{self.sequence:08d}.json"
+
+    def outcome_key(self) -> str:
+        return f"ledger/{self.model}/outcomes/{self.sequence:08d}.json"
+
 
 class Outcome(entries.Entry):
     """What became of an order. ``replicas`` are the endpoint URLs that proved it.
 
     ``fault`` says, of a refusal, whether the release did not hold up or no endpoint could be asked: only the first
-    tells anything about the release.
+    tells anything about the release. ``at`` is when it was put, by the ledger's clock, whatever
+    ``settle`` is given: from then on it counts, and as the first outcome stands, nothing changes it.
     """
 
     format: int = FORMAT
@@ -83,7 +92,6 @@ class Outcome(entries.Entry):
     at: AwareDatetime
 
 
-Entry = TypeVar("Entry", Order, Outcome)
 History = list[tuple[Order, Outcome | None]]
 _ORDER = re.compile(r"ledger/([^/]+)/orders/[0-9]{8,}\.json")  # what else lies there, such as a copy, is none
 
@@ -93,12 +101,16 @@ def now() -> datetime:
 
 
 class Ledger:
-    """Reads and writes the ledger of a store. Entries never change, so what was read once is kept."""
+    """Reads and writes the ledger of a store.
+
+    Whatever reads an entry raises ReleaseCorrupt when it is damaged, FormatTooNew when it is newer than this code.
+    """
 
     def __init__(self, store: Store):
         self.store = store
         self.clock = Clock(store)
-        self._read: dict[str, Order | Outcome] = {}
+        self._entries = Entries(store)
+        self._pass_over: Callable[[ReleaseCorrupt], None] | None = None
 
     def models(self) -> list[str]:
         """Models with at least one order."""
@@ -106,12 +118,29 @@ class Ledger:
 
     def forget(self) -> None:
         """Read everything again: the store is another than it was."""
-        self._read.clear()
+        self._entries.forget()
+
+    def passing_over(self, tell: Callable[[ReleaseCorrupt], None]) -> Self:
+        """This ledger, as it is read where only what serves matters: by a person's order.
+
+        A damaged entry that is older than the champion's order is told, once, and is in no history. One that is newer
+        may be what serves, and is an error here too.
+        """
+        told: set[str] = set()
+
+        def pass_over(error: ReleaseCorrupt) -> None:
+            if error.message not in told:
+                told.add(error.message)
+                tell(error)
+
+        ledger = copy.copy(self)
+        ledger._pass_over = pass_over
+        return ledger
 
     def newest(self, model: str) -> Order | None:
         """The order with the highest number, whatever became of it."""
         keys = self._order_keys(model)
-        return self._order(keys[-1]) if keys else None
+        return self._entries.get(keys[-1], Order) if keys else None
 
     def orders(self, model: str) -> list[Order]:
         """All orders, oldest first."""
@@ -119,11 +148,29 @@ class Ledger:
 
     def history(self, model: str) -> History:
         """All orders with their outcomes (None while there is none), oldest first."""
-        return list(reversed(list(self._newest_first(model))))
+        return list(reversed(list(self.newest_first(model))))
+
+    def newest_first(self, model: str) -> Iterator[tuple[Order, Outcome | None]]:
+        """The same, newest first and lazily: who needs the champion does not read a year of orders."""
+        outcomes = set(self.store.list(f"ledger/{model}/outcomes/"))
+        is_older = False  # than the champion's order
+        # Orders are listed after outcomes: what was settled in between is read as not yet settled, never the reverse.
+        for key in reversed(self._order_keys(model)):
+            try:
+                order = self._entries.get(key, Order)
+                beside = order.outcome_key()
+                outcome = self._entries.get(beside, Outcome) if beside in outcomes else None
+            except ReleaseCorrupt as error:
+                if self._pass_over is None or not is_older:
+                    raise
+                self._pass_over(error)
+                continue
+            is_older = is_older or _is_champion(order, outcome)
+            yield order, outcome
 
     def candidates(self, model: str) -> Iterator[tuple[Order, Outcome | None]]:
         """What an endpoint may serve, best first: orders without outcome, newest first, then the champion, proven."""
-        for order, outcome in self._newest_first(model):
+        for order, outcome in self.newest_first(model):
             if order.kind == "canary":
                 continue
             if outcome is None or outcome.state == "proven":
@@ -133,12 +180,12 @@ class Ledger:
 
     def canary(self, model: str) -> Order | None:
         """The canary that endpoints try: the newest order, if it is one and has no outcome yet."""
-        order, outcome = next(self._newest_first(model), (None, None))
+        order, outcome = next(self.newest_first(model), (None, None))
         return order if order and order.kind == "canary" and outcome is None else None
 
     def live(self, model: str) -> Order | None:
         """The champion: the newest proven order that is no canary's."""
-        return next((order for order, outcome in self._newest_first(model) if _is_champion(order, outcome)), None)
+        return next((order for order, outcome in self.newest_first(model) if _is_champion(order, outcome)), None)
 
     def wanted(self, model: str) -> Order | None:
         """What endpoints serve: the newest order that is proven or has no outcome yet."""
@@ -191,39 +238,19 @@ class Ledger:
                 ordered_at=at,
                 deadline=at + deadline,
             )
-            key = _order_key(model, order.sequence)
+            key = order.own_key()
             # A put that timed out and was sent again finds its own first try: ours by the id, not by the answer.
-            if self.store.put_new(key, entries.dump(order)) or self._order(key).id == identity:
+            if self.store.put_new(key, entries.dump(order)) or self._entries.get(key, Order).id == identity:
                 return order
 
     def settle(self, order: Order, outcome: Outcome) -> Outcome:
         """Put the outcome beside its order, with the ledger's time; returns the one that stands, maybe another's."""
-        key = _outcome_key(order.model, order.sequence)
+        key = order.outcome_key()
         self.store.put_new(key, entries.dump(outcome.model_copy(update={"at": self.clock()})))
-        return self._get(key, Outcome)
-
-    def _newest_first(self, model: str) -> Iterator[tuple[Order, Outcome | None]]:
-        """Lazily: who needs the champion does not read a year of orders."""
-        outcomes = set(self.store.list(f"ledger/{model}/outcomes/"))
-        # Orders are listed after outcomes: what was settled in between is read as not yet settled, never the reverse.
-        for key in reversed(self._order_keys(model)):
-            order = self._order(key)
-            beside = _outcome_key(model, order.sequence)
-            yield order, self._get(beside, Outcome) if beside in outcomes else None
+        return self._entries.get(key, Outcome)
 
     def _order_keys(self, model: str) -> list[str]:
         return [key for key in self.store.list(f"ledger/{model}/orders/") if _ORDER.fullmatch(key)]
-
-    def _order(self, key: str) -> Order:
-        order = self._get(key, Order)
-        entries.demand_place(self.store, key, _order_key(order.model, order.sequence))
-        return order
-
-    def _get(self, key: str, kind: type[Entry]) -> Entry:
-        found = self._read.get(key)
-        if not isinstance(found, kind):
-            found = self._read[key] = entries.read(self.store, key, kind)
-        return found
 
 
 def superseded(newer: Order) -> Outcome:
@@ -266,24 +293,19 @@ def barred(history: Sequence[tuple[Order, Outcome | None]], model_digest: str) -
     return None
 
 
-def rollback_target(history: Sequence[tuple[Order, Outcome | None]], without: Collection[str] = ()) -> Order | None:
+def rollback_target(newest_first: Iterable[tuple[Order, Outcome | None]], among: Container[str]) -> Order | None:
     """What a rollback goes back to when nobody names it: the newest champion before the model that serves now.
 
-    While a canary is tried, that is the champion beside it. Models that a person rolled back from are passed over, so
-    that a second rollback goes further back; so are the releases (digests) of ``without``.
+    While a canary is tried, that is the champion beside it. Models that a person has rolled back from since are passed
+    over, so that a second rollback goes further back; so are the releases (digests) that are not ``among`` these.
+    Nothing is read that is older than what it finds.
     """
-    serving = now_serving(history)
-    for order, outcome in reversed(history):
-        if _is_champion(order, outcome) and serving and order.model_digest != serving.model_digest:
-            rolled_back = any(order.model_digest in later.away_from for later, _ in history)
-            if not rolled_back and order.digest not in without:
-                return order
+    serving, passed_over = False, set[str]()
+    for order, outcome in newest_first:
+        if not serving and (outcome is None or _is_champion(order, outcome)):
+            serving = True
+            passed_over.add(order.model_digest)
+        elif _is_champion(order, outcome) and order.model_digest not in passed_over and order.digest in among:
+            return order
+        passed_over.update(order.away_from)
     return None
-
-
-def _order_key(model: str, sequence: int) -> str:
-    return f"ledger/{model}/orders/{sequence:08d}.json"
-
-
-def _outcome_key(model: str, sequence: int) -> str:
-    return f"ledger/{model}/outcomes/{sequence:08d}.json"

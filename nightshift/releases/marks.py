@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, Field
 
 from nightshift.releases import entries
 from nightshift.releases.clock import Clock
-from nightshift.releases.entries import Entry
+from nightshift.releases.entries import Entries, Entry
 from nightshift.releases.manifest import Name, Sha256, short
 from nightshift.releases.store import Store
 
@@ -39,22 +39,26 @@ class Mark(Entry):
     reason: str
     at: AwareDatetime
 
+    def own_key(self) -> str:
+        return f"ledger/{self.model}/marks/{self.sequence:08d}.json"
+
 
 class Marks:
-    """Reads and writes the marks of a store. They never change, so what was read once is kept."""
+    """Reads and writes the marks of a store."""
 
     def __init__(self, store: Store):
         self.store = store
         self.clock = Clock(store)
-        self._read: dict[str, Mark] = {}
+        self._entries = Entries(store)
 
     def of(self, model: str) -> list[Mark]:
         """All marks of a model and its releases, oldest first."""
-        return [self._get(key) for key in self.store.list(f"ledger/{model}/marks/") if _MARK.fullmatch(key)]
+        listed = self.store.list(f"ledger/{model}/marks/")
+        return [self._entries.get(key, Mark) for key in listed if _MARK.fullmatch(key)]
 
     def forget(self) -> None:
         """Read everything again: the store is another than it was."""
-        self._read.clear()
+        self._entries.forget()
 
     def put(
         self,
@@ -83,21 +87,10 @@ class Marks:
                 reason=reason,
                 at=self.clock(),
             )
-            key = _key(model, mark.sequence)
+            key = mark.own_key()
             # A put that timed out and was sent again finds its own first try: ours by the id, not by the answer.
-            if self.store.put_new(key, entries.dump(mark)) or self._get(key).id == identity:
+            if self.store.put_new(key, entries.dump(mark)) or self._entries.get(key, Mark).id == identity:
                 return mark
-
-    def _get(self, key: str) -> Mark:
-        if key not in self._read:
-            mark = entries.read(self.store, key, Mark)
-            entries.demand_place(self.store, key, _key(mark.model, mark.sequence))
-            self._read[key] = mark
-        return self._read[key]
-
-
-def _key(model: str, sequence: int) -> str:
-    return f"ledger/{model}/marks/{sequence:08d}.json"
 
 
 def standing(marks: Sequence[Mark], what: What, digest: str | None) -> Mark | None:

@@ -2,7 +2,7 @@
 
 A night stops at three rules that bind nobody else: what serves already is not ordered again (*unchanged*), what a
 person rolled back from or what was refused is not ordered again (*barred*), and an order is put only while the model
-that the gate met still serves (*fenced*).
+that the gate met still serves (*fenced*). Only what passes them is signed, or lacks a key.
 """
 
 import time
@@ -43,7 +43,7 @@ class Result:
 
 
 class _Stop(Exception):
-    """A rule that binds nights ends the attempt."""
+    """A rule ends the attempt."""
 
     def __init__(self, state: State, reason: str):
         super().__init__(reason)
@@ -70,6 +70,7 @@ def promote(
     canary: Canary | None = None,
     slower: float | None = None,
     key: SigningKey | None = None,
+    unsigned: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Make this release (full digest) the champion, and return only when that is proven or has failed.
@@ -77,10 +78,18 @@ def promote(
     ``fence`` is the digest of the opponent that the gate met (None: there was none) and binds only "deploy". With a
     ``canary`` the release is tried beside the champion first, by an order of its own; what is not refused then becomes
     the champion by a second order. ``slower`` is how many times as long as the champion it may take (None: any).
-    ``key`` signs what is ordered; only for a caller to whom the digest was named, not found in the ledger.
-    Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, StoreUnavailable, and
-    ReleaseError, before anything is written, when an endpoint does not let this process ask what serves, or has no URL.
+    ``key`` signs what is ordered; only for a caller to whom the digest was named, not found in the ledger. Without one
+    ``unsigned``, if given, is why nothing new may be ordered.
+    A person is told of damaged entries that are older than the champion's order; a night, whose model one of them may
+    bar, goes no further.
+    Raises ReleaseUnknown or ReleaseCorrupt when the registry has no such whole release, or the ledger is damaged,
+    StoreUnavailable, and ReleaseError, before anything is written, when an endpoint does not let this process ask what
+    serves, or has no URL.
     """
+    if what != "deploy":
+        ledger = ledger.passing_over(
+            lambda error: say(f"warning: {error.message}; it is older than what serves, and is passed over")
+        )
     if canary:
         canaries.demand_library()
     urls = [url.rstrip("/") for url in endpoints if url.strip()]
@@ -109,6 +118,8 @@ def promote(
                 _alone(history)
             if key:  # before the order, which endpoints follow at once, and only if there will be one
                 sign(registry, model, digest, key)
+            elif unsigned:
+                raise _Stop("refused", unsigned)
 
         order = None
         if what == "deploy":
@@ -172,6 +183,7 @@ def promote(
             fence=fence,
             slower=slower,
             key=key,
+            unsigned=unsigned,
             say=say,
         )
     return Result(outcome.state, order, outcome.reason)

@@ -18,6 +18,7 @@ from nightshift.releases.manifest import short
 from nightshift.releases.signing import UNSIGNED
 
 _NOBODY_WAS_ASKED = frozenset({401, 403, 421, 429})  # refused before any model was asked: that says nothing about it
+_NOT_NOW = frozenset({408, 502, 503, 504})  # too much to do, no memory, or a proxy that reaches nobody: that passes
 
 # A proxy of the person's environment has no business between processes of one machine.
 LOOPBACK = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
@@ -74,14 +75,15 @@ def prove(
     replicas = [Replica(url) for url in endpoints]
     until, pause = time.monotonic() + patience.total_seconds(), 0.1
     while True:
-        newest = ledger.newest(order.model)
-        if newest and newest.sequence > order.sequence:
-            return superseded(newest)
         for replica in replicas:
             if replica.state == "waiting":
                 _ask(client, replica, order, requests)
                 if replica.state == "proven":
                     say(f"{replica.url} answers as {short(order.digest)}")
+        # After they were asked: one that follows a newer order by now answers by that, which is no fault of this one.
+        newest = ledger.newest(order.model)
+        if newest and newest.sequence > order.sequence:
+            return superseded(newest)
         refused = [replica for replica in replicas if replica.state == "refused"]
         waiting = [replica for replica in replicas if replica.state == "waiting"]
         if refused:
@@ -148,6 +150,8 @@ def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden)
         wrong = _wrong_answer(client, replica.url, order, requests)
     except _NotAsked as error:
         replica.state, replica.reason, replica.fault = "refused", str(error), "endpoint"
+    except _NotNow as error:
+        replica.reason, replica.fault = str(error), "endpoint"
     except httpx.HTTPError as error:
         replica.reason, replica.fault = f"does not answer ({type(error).__name__})", "endpoint"
     except (KeyError, ValueError, TypeError, AttributeError):
@@ -159,6 +163,10 @@ def _ask(client: httpx.Client, replica: Replica, order: Order, requests: Golden)
 
 class _NotAsked(Exception):
     """An endpoint refused a golden request before it asked the release."""
+
+
+class _NotNow(Exception):
+    """An endpoint has no room for a golden request at the moment: it is asked again until the deadline."""
 
 
 def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> bool:
@@ -195,7 +203,7 @@ def _wrong_answer(client: httpx.Client, url: str, order: Order, requests: Golden
     """What is wrong with its answers to the golden requests, in words.
 
     Each goes to the release by its version, and the first also to the model's plain path, where users are, if it is to
-    be the champion. Raises _NotAsked when the endpoint lets this process ask nothing.
+    be the champion. Raises _NotAsked when the endpoint lets this process ask nothing, _NotNow when it is full.
     """
     pinned, plain = f"/v2/models/{order.model}/versions/{short(order.digest)}/infer", f"/v2/models/{order.model}/infer"
     asked = [(pinned, index, case) for index, case in enumerate(requests.cases)]
@@ -205,6 +213,8 @@ def _wrong_answer(client: httpx.Client, url: str, order: Order, requests: Golden
         answer = client.post(url + path, json={"inputs": case.inputs})
         if answer.status_code in _NOBODY_WAS_ASKED:
             raise _NotAsked(denied(answer) or f"lets golden request {index + 1} not in: {_said(answer)}")
+        if answer.status_code in _NOT_NOW:
+            raise _NotNow(f"answers golden request {index + 1} with {answer.status_code}: {_said(answer)}")
         body: dict[str, Any] = answer.json()
         if answer.status_code != 200:
             return f"answers golden request {index + 1} at {path} with {answer.status_code}: {body.get('error')}"

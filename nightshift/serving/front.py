@@ -44,23 +44,25 @@ class Front:
     room: Room = field(default_factory=Room)
 
     def find(self, call: Call, name: str, version: str | None, header: Header) -> LoadedModel:
-        """The model, if its caller may ask it; who has no key is not told which models there are."""
+        """The model, if its caller may ask it; who may not is not told whether it is there."""
         try:
             call.model, call.role = self.engine.find(name, version)
         except RequestError as error:
-            self.enter(call, header)
+            self.enter(call, header, name)
             names = self.names(call)
-            if error.status == 404 and name not in names:  # one that its caller may not ask is not there for him
+            if error.status == 404 and name not in names:
                 known = ", ".join(names) or "none yet"
                 raise RequestError(404, f"there is no model {name!r} here (models: {known})") from None
             raise
-        self.enter(call, header)
+        self.enter(call, header, name)
         return call.model
 
-    def enter(self, call: Call, header: Header) -> None:
-        """Let the caller in to ``call.model``, or forget it: an answer to nobody known names no release."""
+    def enter(self, call: Call, header: Header, name: str) -> None:
+        """Let the caller in to the model of this name, there or not. Who is nobody known gets an answer that names no
+        release.
+        """
         try:
-            self.guard.enter(call, "infer", header)
+            self.guard.enter(call, "infer", header, name)
         except RequestError:
             if call.known is None:
                 call.model, call.role = None, ""
@@ -130,6 +132,8 @@ class Front:
                 watch(call)
 
 
-def failed(call: Call) -> RequestError:
-    """The answer when the fault is ours."""
+def failed(call: Call, error: Exception) -> RequestError:
+    """The answer when the fault is ours: of its kind, or of the machine's for now."""
+    if isinstance(error, MemoryError):
+        return ask_again("there is no memory for it now; ask again")
     return RequestError(500, f"the endpoint failed; its log says how (request {call.id})")

@@ -115,9 +115,10 @@ class Grpc:
             data = b"\0" + len(data).to_bytes(4, "big") + data
         except RequestError as error:
             call.status, call.error, more = error.status, error.message[:_LONGEST], error.headers
-        except Exception:
+        except Exception as error:
             log.exception("request %s failed", call.id)
-            call.status, call.error = 500, failed(call).message
+            fault = failed(call, error)
+            call.status, call.error, more = fault.status, fault.message, fault.headers
         finally:
             self.inference.leave(call)
             self.front.room.leave(call)
@@ -199,7 +200,7 @@ class Grpc:
     async def _model_ready(self, call: Call, request: Any, header: Header) -> Any:
         with contextlib.suppress(RequestError):
             call.model, call.role = self.engine.find(request.name, request.version or None)
-        self.front.enter(call, header)
+        self.front.enter(call, header, request.name)
         return messages.ModelReadyResponse(ready=call.model is not None)
 
     async def _model_metadata(self, call: Call, request: Any, header: Header) -> Any:

@@ -61,17 +61,18 @@ class Guard:
 
     # The hot path
 
-    def enter(self, call: Call, need: str, header: Header) -> None:
+    def enter(self, call: Call, need: str, header: Header, name: str | None = None) -> None:
         """Let the request in, with its key's name in ``call.key``, or raise RequestError 401, 403, 421, 429 or 503.
 
-        ``need`` is "open", "infer" (of ``call.model``; without one, anything about models), "metrics" or "admin".
+        ``need`` is "open", "infer" (of the model of this ``name``, which need not be there; without one, anything about
+        models), "metrics" or "admin".
         """
         if need == "open":
             return
         if call.protocol == "rest":  # a browser, which this is about, speaks no gRPC
             self.hosts.check(header("host"))
         try:
-            self._check_key(call, need, header)
+            self._check_key(call, need, header, name)
             if need == "admin":
                 self.hosts.check_origin(header)
         except RequestError as error:
@@ -114,17 +115,17 @@ class Guard:
         call.known = key
         return key
 
-    def _check_key(self, call: Call, need: str, header: Header) -> None:
+    def _check_key(self, call: Call, need: str, header: Header, name: str | None) -> None:
         key = call.known or self.knock(call, need, header)
         if key is None:
             return
-        if need != "infer":
-            scope = need
-        else:
-            scope = f"predict:{call.model.name}" if call.model else "predict"
+        scope = need
+        if need == "infer":
+            scope = "predict" if name is None else f"predict:{name}"
         if not key.may(scope):
-            has = ", ".join(key.scopes)
-            raise RequestError(403, f"the API key {key.name} has no scope {scope}, only {has}; ask for a key with it")
+            scope, has = scope[:100], ", ".join(key.scopes)
+            said = scope if scope.isprintable() else ascii(scope)  # a caller's words: anything may stand in them
+            raise RequestError(403, f"the API key {key.name} has no scope {said}, only {has}; ask for a key with it")
         if need == "infer":
             self._check_limits(call, key)
 

@@ -33,6 +33,7 @@ from nightshift.serving.processes import Peers
 _AGAIN_S = 30.0  # after which a champion that does not load is tried again; ``try_again`` does not wait
 _COPIES = 3  # local copies of a model that are kept beside those that answer
 _ABANDONED_S = 3600.0  # what a fetch that was killed left of a copy
+_STARVED = (OSError, MemoryError)  # this machine's faults, and none of a release
 _QUICK_S = 0.005  # what answers so fast is not slow, whatever the champion takes: measured times scatter
 
 log = logging.getLogger("nightshift.serving")
@@ -64,7 +65,7 @@ class Loader:
     def agreed(self, order: Order) -> LoadedModel | None:
         """The release of this order, loaded; None if a process of this endpoint cannot serve it: then never again.
 
-        Raises Overtaken, and what says nothing about the release: the store is away, this disk is full.
+        Raises Overtaken, and what says nothing about the release: the store is away, this disk or memory is full.
         """
         key = (order.model, order.sequence)
         if key in self._never_again:
@@ -74,7 +75,7 @@ class Loader:
             loaded = self.load(order.model, order.digest)
             fault = self._too_slow(order, loaded)
             kind = "slow" if fault else kind
-        except (StoreUnavailable, OSError):
+        except (StoreUnavailable, *_STARVED):
             raise
         except Exception as error:
             fault, kind = str(getattr(error, "message", None) or error), _kind(error)
@@ -102,7 +103,7 @@ class Loader:
         except StoreUnavailable:
             raise  # says nothing about the release
         except Exception as error:
-            if key not in self._failed and not isinstance(error, OSError):
+            if key not in self._failed and not isinstance(error, _STARVED):
                 self._note_refusal(order, said(error), _kind(error))
             self._failed[key] = (time.monotonic() + _AGAIN_S, error)
             raise

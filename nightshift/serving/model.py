@@ -1,5 +1,6 @@
 """One loaded release: its files verified, its program in ONNX Runtime, warm, and right on its golden requests."""
 
+import errno
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from nightshift.releases import golden
 from nightshift.releases.manifest import GOLDEN, PROGRAM, Manifest, Tensor, short
 from nightshift.releases.registry import check
 from nightshift.serving import bf16, tensors
-from nightshift.serving.tensors import RequestError
+from nightshift.serving.tensors import RequestError, ask_again
 
 if TYPE_CHECKING:
     from nightshift.serving.protocol import Form
@@ -33,6 +34,10 @@ _ORT_DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+
+
+# What ONNX Runtime says where the machine lacks memory or open files; its exceptions have no kind for that.
+_STARVED = ("Failed to allocate memory", "std::bad_alloc", "system error number")
 
 
 class ReleaseRefused(Exception):
@@ -65,13 +70,18 @@ class LoadedModel:
         self.can_batch = all(tensor.shape[:1] == (-1,) and min(tensor.shape[1:], default=0) >= 0 for tensor in every)
 
     def run(self, arrays: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-        """The outputs of these names, in order. Raises RequestError 400 when the program cannot run on the inputs."""
+        """The outputs of these names, in order.
+
+        Raises RequestError 400 when the program cannot run on the inputs, 503 when there is no memory for it now.
+        """
         try:
             if self._has_bf16:
                 results = bf16.run(self._session, names, arrays, self._bf16_inputs, self._bf16_outputs)
             else:
                 results = self._session.run(names, arrays)
         except Exception as error:
+            if _is_starved(error):
+                raise ask_again(f"there is no memory to run {self.name} on these inputs now; ask again") from error
             # ORT's own exceptions share no base; with the signature checked, what is left are inputs whose free
             # dimensions do not fit each other.
             raise RequestError(400, f"the model cannot run on these inputs: {str(error)[:200]}") from error
@@ -117,7 +127,8 @@ class LoadedModel:
 def load(folder: Path, model: str, digest: str) -> LoadedModel:
     """Verify, load, warm and prove one release.
 
-    Raises ReleaseCorrupt or FormatTooNew (files), ReleaseRefused (program, signature, golden requests).
+    Raises ReleaseCorrupt or FormatTooNew (files), ReleaseRefused (program, signature, golden requests), and OSError or
+    MemoryError when this machine lacks what it takes, which says nothing about the release.
     """
     manifest = check(folder, model, digest)
     if manifest.file(GOLDEN) is None:
@@ -133,6 +144,8 @@ def load(folder: Path, model: str, digest: str) -> LoadedModel:
             str(folder / PROGRAM), sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ORT's exceptions share no base but this
+        if _is_starved(error):
+            raise OSError(errno.ENOMEM, f"this machine cannot load {model} {short(digest)} now: {error}") from error
         raise ReleaseRefused(f"{PROGRAM} does not load: {str(error)[:300]}") from error
     _compare("input", manifest.signature.inputs, session.get_inputs())
     _compare("output", manifest.signature.outputs, session.get_outputs())
@@ -145,6 +158,9 @@ def load(folder: Path, model: str, digest: str) -> LoadedModel:
         try:
             answer = loaded.answer(case.inputs)
         except RequestError as error:
+            if error.status == 503:
+                said = f"this machine has no memory now for golden request {index + 1} of {model} {short(digest)}"
+                raise OSError(errno.ENOMEM, said) from error
             raise ReleaseRefused(f"golden request {index + 1} is no request for it: {error.message}") from error
         seconds = time.thread_time() - started
         loaded.seconds = min(loaded.seconds or seconds, seconds)  # the first also warms the session
@@ -153,6 +169,11 @@ def load(folder: Path, model: str, digest: str) -> LoadedModel:
             raise ReleaseRefused(f"golden request {index + 1} disagrees: {wrong}")
     loaded.can_batch = loaded.can_batch and _answers_by_row(loaded, requests)
     return loaded
+
+
+def _is_starved(error: Exception) -> bool:
+    """Whether it is the machine that failed, for now, and not the program."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _STARVED)
 
 
 def _answers_by_row(model: LoadedModel, requests: golden.Golden) -> bool:

@@ -51,9 +51,9 @@ class Rest:
             result = await self._route(request, call)
         except RequestError as error:
             result = _refusal(error, call)
-        except Exception:
+        except Exception as error:
             log.exception("request %s failed", call.id)
-            result = _refusal(failed(call), call)
+            result = _refusal(failed(call, error), call)
         finally:
             self.inference.leave(call)
             self.front.room.leave(call)

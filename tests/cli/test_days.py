@@ -76,6 +76,8 @@ def test_a_day_of_the_snapshot_is_dropped_and_can_be_taken_back(root: Path) -> N
     report = ingest("small", NIGHT, held.days(store(), "small"), root)
     assert [day["date"] for day in report["dropped"]] == ["2026-01-01"]
     assert sorted(day["date"] for day in report["held"]) == ["2026-01-02"]
+    foreseen = foresee("small", NIGHT, held.days(store(), "small"), root)
+    assert foreseen["taken"] == [], "its files are known by their listing: nothing of them is read again"
     found = verb("accept", "small", "2026-01-01", "--reason", "the labels were right")
     assert [one["state"] for one in found["decisions"]] == ["dropped", "accepted"]
     assert taken(root) == ["2026-01-01"]

@@ -11,6 +11,9 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
+from nightshift.releases.errors import ReleaseCorrupt
+from nightshift.releases.ledger import Ledger
+from nightshift.releases.promotion import promote
 from tests.releases.make import LABELS
 from tests.serving.world import KEY, Endpoint, World, free_port
 
@@ -87,6 +90,25 @@ def test_rollback_without_an_endpoint_names_the_setting(running, model) -> None:
     done = nightshift(running, "rollback", model[0], "--reason", "r", NIGHTSHIFT_ENDPOINTS="")
     assert done.returncode == 1
     assert "NIGHTSHIFT_ENDPOINTS" in done.stdout
+
+
+def test_an_old_entry_that_is_damaged_is_named_and_stops_no_person_but_a_night(running, model, monkeypatch) -> None:
+    name, first, second = model
+    store, key = running[0].store, f"ledger/{name}/orders/00000001.json"
+    store.put(key, store.get(key)[:-9])
+    unnamed = nightshift(running, "rollback", name, "--reason", "to what is damaged")
+    assert unnamed.returncode == 1
+    assert key in unnamed.stderr
+    for sequence, words in ((3, ("promote", name, second)), (4, ("rollback", name, "--to", first))):
+        done = nightshift(running, *words, "--reason", "r", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["order"]["sequence"] == sequence
+        assert done.stderr.count("warning: ") == 1
+        assert key in done.stderr
+    settings = {"endpoints": [running[1].url], "who": "night", "reason": "r", "evidence": {}, "deadline_s": 9}
+    monkeypatch.setenv("NIGHTSHIFT_ENDPOINT_KEY", KEY)
+    with pytest.raises(ReleaseCorrupt, match=key):
+        promote(running[0].registry, Ledger(store), name, second, what="deploy", fence=first, **settings)
 
 
 def test_rollback_needs_a_reason(running, model) -> None:

@@ -175,11 +175,11 @@ def test_where_a_signature_is_required_a_worker_without_a_key_orders_nothing_and
     world: World, tmp_path: Path
 ) -> None:
     digest = finished(world, tmp_path, "pass", signed="required")
-    ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS="http://127.0.0.1:1")
-    assert (ran.status, ran.outcome, ran.receipt["order"]) == (1, "refused", None)
-    assert "m's releases must be signed (deploy.signed)" in ran.receipt["message"]
     key = SigningKey.new()
     with alive() as url:
+        ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS=url)
+        assert (ran.status, ran.outcome, ran.receipt["order"]) == (1, "refused", None)
+        assert "m's releases must be signed (deploy.signed)" in ran.receipt["message"]
         ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS=url, NIGHTSHIFT_SIGNING_KEY=key.secret)
     assert ran.receipt["order"] == 1
     assert key.secret not in ran.output
@@ -190,6 +190,25 @@ def test_where_a_signature_is_required_a_worker_without_a_key_orders_nothing_and
         order = Ledger(store).newest("m")
     assert Trust(str(key.public)).voucher(found, "m", digest, manifest) == key.public
     assert order.evidence["signed_by"] == key.public.id
+
+
+@pytest.mark.parametrize(
+    ("became", "outcome"), [(Outcome(state="proven", reason="r", at=now()), "unchanged"),
+                            (Outcome(state="refused", reason="r", fault="release", at=now()), "barred")]
+)  # fmt: skip
+def test_where_nothing_would_have_to_be_signed_nobody_misses_a_key(
+    world: World, tmp_path: Path, became: Outcome, outcome: str
+) -> None:
+    digest = finished(world, tmp_path, "pass", signed="required")
+    with world.settings_of():
+        manifest = manifests.load((tmp_path / "release" / manifests.NAME).read_bytes())
+        ledger = Ledger(open_store(world.environment["NIGHTSHIFT_REGISTRY"]))
+        order = ledger.order("m", digest=digest, model_digest=manifest.model_digest, who="night q", what="deploy",
+                             reason="r", evidence={}, deadline=timedelta(seconds=9))  # fmt: skip
+        ledger.settle(order, became)
+    with alive() as url:
+        ran = world.try_engine("deploy", "m", *HERE, NIGHTSHIFT_ENDPOINTS=url)
+    assert (ran.outcome, ran.status, ran.receipt["order"]) == (outcome, 0, None)
 
 
 @pytest.mark.parametrize(("own", "outcome", "status"), [(True, "refused", 1), (False, "barred", 0)])

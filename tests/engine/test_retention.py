@@ -123,7 +123,7 @@ def test_gc_and_housekeeping_take_what_nothing_needs_and_nothing_else(
     }
     # Also what it would go back to if nothing came of the orders on their way.
     settled = [(order, outcome) for order, outcome in history if outcome]
-    then = rollback_target(settled, stands["retire"])
+    then = rollback_target(reversed(settled), set(digests) - stands["retire"])
     needed = coming | stands["keep"] | {champion and champion.digest, back, then and then.digest, named}
     mentioned = {
         d

@@ -115,6 +115,20 @@ def tensor_release(folder: Path, model: str = "sum") -> str:
     )
 
 
+def vast_release(folder: Path, model: str = "vast") -> str:
+    """As many zeros as are asked for: more than a machine has memory for, if need be."""
+    return _release(
+        folder,
+        model,
+        [helper.make_node("ConstantOfShape", ["count"], ["zeros"])],
+        {},
+        [_tensor("count", "INT64", 1)],
+        [_tensor("zeros", "FP32", -1)],
+        {"kind": "tensor"},
+        {"count": np.array([3])},
+    )
+
+
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": list(shape)}
 

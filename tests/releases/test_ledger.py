@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import pytest
 
-from nightshift.releases.errors import FormatTooNew
+from nightshift.releases.errors import FormatTooNew, ReleaseCorrupt
 from nightshift.releases.ledger import Ledger, Order, Outcome, barred, live, now, rollback_target
 from nightshift.releases.store import Store, open_store
 from tests.serving.world import wait_for
+
+ALL = {letter * 64 for letter in "abcdef"}
 
 
 @pytest.fixture
@@ -80,9 +82,10 @@ def test_an_endpoint_falls_back_to_the_champion_and_no_further(ledger: Ledger) -
 
 def test_the_first_outcome_stands(ledger: Ledger) -> None:
     order = put(ledger, "a")
-    assert settle(ledger, order, "refused").state == "refused"
-    assert settle(ledger, order, "proven").state == "refused"
-    assert Ledger(ledger.store).history("toy")[0][1].state == "refused"
+    first = settle(ledger, order, "refused")
+    assert first.state == "refused"
+    assert settle(ledger, order, "proven") == first
+    assert Ledger(ledger.store).history("toy")[0][1] == first, "and when it was put"
 
 
 def test_a_second_reader_sees_what_the_first_wrote_and_unknown_fields_are_kept(ledger: Ledger) -> None:
@@ -216,14 +219,74 @@ def test_a_refused_model_is_barred_unless_only_the_endpoint_was_away(
 
 
 def test_a_rollback_goes_to_the_champion_before_and_a_second_one_further(ledger: Ledger) -> None:
-    assert rollback_target(ledger.history("toy")) is None
+    assert rollback_target(ledger.newest_first("toy"), ALL) is None
     settle(ledger, put(ledger, "a"), "proven")
-    assert rollback_target(ledger.history("toy")) is None
+    assert rollback_target(ledger.newest_first("toy"), ALL) is None
     settle(ledger, put(ledger, "b"), "proven")
     settle(ledger, put(ledger, "d"), "refused")
     settle(ledger, put(ledger, "c"), "proven")
     for expected in "ba":
-        target = rollback_target(ledger.history("toy"))
+        target = rollback_target(ledger.newest_first("toy"), ALL)
         assert target.digest[0] == expected
         settle(ledger, put(ledger, expected, "rollback"), "proven")
-    assert rollback_target(ledger.history("toy")) is None
+    assert rollback_target(ledger.newest_first("toy"), ALL) is None
+
+
+def test_a_rollback_may_go_back_to_what_a_person_ordered_again_after_an_earlier_one(ledger: Ledger) -> None:
+    for letter, what in (("a", "deploy"), ("b", "deploy"), ("a", "rollback"), ("b", "promote"), ("c", "deploy")):
+        settle(ledger, put(ledger, letter, what), "proven")
+    assert rollback_target(ledger.newest_first("toy"), ALL).digest[0] == "b"
+
+
+def champions(ledger: Ledger, letters: str) -> None:
+    for letter in letters:
+        settle(ledger, put(ledger, letter), "proven")
+
+
+def damage(ledger: Ledger, what: str, sequence: int) -> str:
+    """Flip a byte of an entry; its key."""
+    key = f"ledger/toy/{what}/{sequence:08d}.json"
+    ledger.store.put(key, ledger.store.get(key).replace(b'"', b"'", 1))
+    return key
+
+
+@pytest.mark.parametrize("what", ["orders", "outcomes"])
+def test_a_damaged_entry_older_than_the_champions_stops_no_person_and_is_told_once(ledger: Ledger, what: str) -> None:
+    champions(ledger, "abc")
+    settle(ledger, put(ledger, "d"), "refused")
+    key, told = damage(ledger, what, 2), []
+    persons = Ledger(ledger.store).passing_over(told.append)
+    assert [order.digest[0] for order, _ in persons.history("toy")] == ["a", "c", "d"]
+    order = put(persons, "e", "promote")
+    assert (order.sequence, order.previous) == (5, "c" * 64)
+    assert [key in error.message for error in told] == [True]
+    with pytest.raises(ReleaseCorrupt, match=key):
+        put(Ledger(ledger.store), "f")
+
+
+@pytest.mark.parametrize(("what", "sequence"), [("orders", 2), ("outcomes", 2), ("orders", 3), ("outcomes", 3)])
+def test_a_damaged_entry_of_the_champion_or_after_it_stops_everybody(ledger: Ledger, what: str, sequence: int) -> None:
+    champions(ledger, "ab")
+    settle(ledger, put(ledger, "c"), "refused")
+    key, told = damage(ledger, what, sequence), []
+    with pytest.raises(ReleaseCorrupt, match=key):
+        put(Ledger(ledger.store).passing_over(told.append), "d", "promote")
+    assert told == []
+    assert len(ledger.store.list("ledger/toy/orders/")) == 3
+
+
+def test_where_nothing_serves_a_damaged_entry_may_be_the_champions(ledger: Ledger) -> None:
+    settle(ledger, put(ledger, "a"), "proven")
+    settle(ledger, put(ledger, "b"), "refused")
+    damage(ledger, "orders", 1)
+    with pytest.raises(ReleaseCorrupt):
+        put(Ledger(ledger.store).passing_over(lambda _: None), "c", "promote")
+
+
+def test_a_rollback_reads_nothing_older_than_what_it_goes_back_to(ledger: Ledger) -> None:
+    champions(ledger, "abc")
+    damage(ledger, "orders", 1)
+    assert rollback_target(Ledger(ledger.store).newest_first("toy"), ALL).digest[0] == "b"
+    damage(ledger, "orders", 2)
+    with pytest.raises(ReleaseCorrupt, match=r"orders/00000002\.json"):
+        rollback_target(Ledger(ledger.store).newest_first("toy"), ALL)

@@ -160,6 +160,46 @@ def test_a_golden_request_that_is_not_let_in_says_nothing_about_the_release(case
     assert case.promote(digest).state == "proven", "the next night may order it"
 
 
+@pytest.mark.parametrize("status", [408, 502, 503, 504])
+def test_an_endpoint_that_has_too_much_to_do_is_asked_again_as_long_as_there_is_time(case: Case, status: int) -> None:
+    asked: list[int] = []
+
+    def crowded(answer: httpx.Response) -> None:
+        asked.append(answer.status_code)
+        if len(asked) < 4:
+            answer.status_code, answer._content = status, b'{"error": "ask again"}'
+
+    with tampering_proxy(case.endpoint.url, case.model, crowded) as (url, _):
+        assert case.promote(case.publish(0), endpoints=[url]).state == "proven"
+    assert len(asked) > 4
+
+
+def test_an_endpoint_that_has_too_much_to_do_to_the_end_bars_no_release(case: Case) -> None:
+    def crowded(answer: httpx.Response) -> None:
+        answer.status_code, answer._content = 503, b'{"error": "there is no memory"}'
+
+    digest = case.publish(0)
+    with tampering_proxy(case.endpoint.url, case.model, crowded) as (url, _):
+        result = case.promote(digest, endpoints=[url], deadline_s=0.5)
+    assert result.state == "refused"
+    assert result.reason == f"{url} answers golden request 1 with 503: there is no memory at the deadline"
+    ((_, outcome),) = case.world.ledger.history(case.model)
+    assert outcome.fault == "endpoint"
+    assert case.promote(digest).state == "proven", "the next night may order it"
+
+
+def test_an_endpoint_that_answers_by_a_newer_order_by_now_refuses_no_older_one(case: Case) -> None:
+    first, second = case.publish(0), case.publish(1)
+
+    def overtaken(answer: httpx.Response) -> None:
+        if len(case.states()) == 1:
+            case.order(second)
+        answer.status_code, answer._content = 404, b'{"error": "it serves another version"}'
+
+    with tampering_proxy(case.endpoint.url, case.model, overtaken) as (url, _):
+        assert case.promote(first, endpoints=[url]).state == "superseded"
+
+
 def test_an_endpoint_that_does_not_answer_yet_is_named_once_and_waited_for(case: Case) -> None:
     digest, away, said = case.publish(0), f"http://127.0.0.1:{free_port()}", []
     case.promote(digest, "promote", endpoints=[away], deadline_s=0.5, say=said.append)

@@ -133,7 +133,7 @@ def test_a_newer_order_ends_a_canary_and_a_rollback_goes_to_its_champion(world: 
     trying = threading.Thread(target=lambda: results.append(promote_canary(world, endpoint, second, long, monkeypatch)))
     trying.start()
     wait_for(lambda: endpoint.of().get("canary"))
-    assert rollback_target(world.ledger.history("toy")).digest == first
+    assert rollback_target(world.ledger.newest_first("toy"), {first}).digest == first
     back = promote_canary(world, endpoint, first, None, monkeypatch, what="rollback")
     trying.join(60)
     assert (back.state, results[0].state) == ("proven", "superseded"), (back, results)

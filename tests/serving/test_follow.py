@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 
 from nightshift.releases.ledger import Outcome, now
@@ -172,6 +173,24 @@ def test_a_release_that_is_much_slower_is_refused_unless_the_order_allows_it(wor
     world.order(slow)
     endpoint.refresh()
     endpoint.wait_serving(slow)
+
+
+def test_a_release_for_which_there_is_no_memory_is_tried_until_there_is(world: World, start) -> None:
+    first, big = world.publish(0), world.publish(1, ballast=200)
+    world.order(first, "proven")
+    endpoint = start()
+    endpoint.wait_serving(first)
+    process = psutil.Process(endpoint.process.pid)
+    _, most = process.rlimit(psutil.RLIMIT_AS)
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + (120 << 20), most))
+    world.order(big)
+    problem = wait_for(lambda: endpoint.status()["problem"])
+    assert f"this machine cannot load toy {big[:12]} now" in problem
+    assert endpoint.of()["refused"] is None
+    assert endpoint.infer().headers["nightshift-digest"] == first
+    process.rlimit(psutil.RLIMIT_AS, (most, most))
+    endpoint.wait_serving(big)
+    assert endpoint.status()["problem"] is None
 
 
 def test_an_order_of_a_release_that_nobody_published_is_refused_by_name(world: World, start) -> None:

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
+from nightshift.releases.marks import Marks
 from nightshift.releases.store import open_store
 from nightshift.serving import health_pb2, inference_pb2
 from nightshift.serving.inference import WAIT_S
@@ -290,13 +291,62 @@ def test_a_key_of_one_model_learns_of_no_other(world: World, start) -> None:
     for line in asked:
         said = {key: endpoint.client.request(*line.split(), headers={"x-api-key": key}).text for key in (one, every)}
         assert "toy" in said[one], line
-        assert "secret" not in said[one].replace("no model 'secret'", ""), line
+        assert "secret" not in said[one].replace("no scope predict:secret", ""), line
         assert "secret" in said[every], line
     with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
         for key, names in ((one, {"toy"}), (every, {"toy", "secret"})):
             client = Client(channel)
             assert {found.name for found in client.call("RepositoryIndex", {"x-api-key": key}).models} == names
             assert {found.name for found in client.call("ModelStatistics", {"x-api-key": key}).model_stats} == names
+
+
+ASKED = ("GET ", "GET /ready", "GET /config", "GET /stats", "GET /versions/0123456789ab", "POST /infer")
+
+
+def test_a_model_that_a_key_may_not_ask_answers_as_one_that_is_not_there(world: World, start) -> None:
+    for name in ("toy", "secret", "ended"):
+        world.order(world.publish(model=name), "proven", model=name)
+    Marks(world.store).put("ended", "retire", None, who="kim", reason="it knew too much")
+    one, _ = Keys(open_store(f"{world.store.url}-keys")).create("one", by="test", scopes=("predict:toy",))
+    every, _ = Keys(open_store(f"{world.store.url}-keys")).create("every", by="test")
+    endpoint = start()
+    for name in ("toy", "secret"):
+        wait_for(lambda name=name: endpoint.of(name).get("serving"))
+    wait_for(lambda: endpoint.of("ended").get("retired"))
+
+    def rest(name: str, key: str) -> list[tuple[int, str, list[str]]]:
+        lines = [line.replace(" ", f" /v2/models/{name}") for line in ASKED] + [f"POST /v1/models/{name}:predict"]
+        found = [endpoint.client.request(*line.split(), headers={"x-api-key": key}) for line in lines]
+        return [(answer.status_code, answer.text.replace(name, "…"), sorted(answer.headers)) for answer in found]
+
+    def rpc(name: str, key: str) -> list[tuple[str, str, list[str]]]:
+        found = []
+        with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+            for method in ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "ModelInfer"):
+                asked = infer(model_name=name) if method == "ModelInfer" else {"name": name}
+                with pytest.raises(grpc.RpcError) as caught:
+                    Client(channel).call(method, {"x-api-key": key}, **asked)
+                trailers = sorted(trailer for trailer, _ in caught.value.trailing_metadata())
+                found.append((caught.value.code().name, caught.value.details().replace(name, "…"), trailers))
+        return found
+
+    absent = rest("nothing", one), rpc("nothing", one)
+    said = "the API key one has no scope predict:…, only predict:toy; ask for a key with it"
+    assert {answer[:2] for answer in absent[0]} == {(403, f'{{"error":"{said}"}}')}
+    assert {answer[:2] for answer in absent[1]} == {("PERMISSION_DENIED", said)}
+    for name in ("secret", "ended"):
+        assert (rest(name, one), rpc(name, one)) == absent, name
+    assert [answer[0] for answer in rest("nothing", every)] == [404] * 7, "who may ask any is told"
+    assert endpoint.client.get("/v2/models/ended", headers={"x-api-key": every}).status_code == 410
+    strange = endpoint.client.get("/v2/models/%0A%C2%85" + "x" * 200, headers={"x-api-key": one})
+    assert (strange.status_code, len(strange.text) < 400) == (403, True)
+    wait_for(lambda: logged(endpoint, "secret"))  # what really happened, for who runs it
+    assert not logged(endpoint, "nothing")
+
+
+def logged(endpoint: Endpoint, model: str) -> bool:
+    lines = [json.loads(line) for line in endpoint.log.read_text().splitlines()]
+    return any((line.get("status"), line.get("key"), line.get("model")) == (403, "one", model) for line in lines)
 
 
 def test_a_stopping_endpoint_answers_what_is_under_way(world: World, start) -> None:

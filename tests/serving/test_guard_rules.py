@@ -51,7 +51,7 @@ class Desk:
         sent = {"host": "localhost:8000", **{name.replace("_", "-"): value for name, value in headers.items()}}
         if key:
             sent["x-api-key"] = key
-        guard.enter(call, need, sent.get)
+        guard.enter(call, need, sent.get, model)
         return call
 
     def refused(self, guard: Guard, need: str = "infer", key: str | None = None, **more: Any) -> RequestError:

@@ -19,8 +19,8 @@ from tests.releases.make import make_release
 def remake(folder: Path, **changes: Any) -> str:
     """A manifest that is true of the folder's changed files, with these parts instead of its own."""
     old = manifests.load((folder / manifests.NAME).read_bytes())
-    parts = {"signature": old.signature.model_dump(mode="json"), "input": old.input, **changes}
-    manifest = manifests.build(folder, model="toy", task=old.task, lineage={}, verdict="pass", **parts)
+    parts = {"model": old.model, "signature": old.signature.model_dump(mode="json"), "input": old.input, **changes}
+    manifest = manifests.build(folder, task=old.task, lineage={}, verdict="pass", **parts)
     return manifests.write(folder, manifest)
 
 
@@ -91,6 +91,19 @@ def test_a_request_that_the_program_cannot_run_leaves_no_line_beside_the_log(tmp
     with pytest.raises(RequestError, match="cannot run on these inputs"):
         one.run(arrays, list(one.outputs))
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_there_is_no_memory_for_is_no_fault_of_the_request_nor_of_the_release(tmp_path: Path) -> None:
+    folder = tmp_path / "vast"
+    one = load(folder, "vast", kinds.vast_release(folder))
+    with pytest.raises(RequestError, match="no memory to run vast") as refused:
+        one.run({"count": np.array([10**15])}, ["zeros"])
+    assert refused.value.status == 503
+    golden = json.loads((folder / "golden.json").read_text())
+    golden["cases"][0]["inputs"][0]["data"] = [10**15]
+    (folder / "golden.json").write_text(json.dumps(golden))
+    with pytest.raises(OSError, match="no memory now for golden request 1 of vast"):
+        load(folder, "vast", remake(folder))
 
 
 def test_a_swap_lets_requests_end_on_the_old_model_and_then_frees_it(tmp_path: Path) -> None:
