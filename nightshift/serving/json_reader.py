@@ -19,6 +19,7 @@ from nightshift.serving.tensors import RequestError
 
 _SHORT = 2_000  # bytes below which the plain parser is as fast
 _KEPT = 1 << 20  # bytes; a parser keeps several times its longest document, so one that read a longer one goes
+_KINDS = {int: "id", float: "d"}  # simdjson's, of a first number: what begins with a whole one may hold fractions
 _local = threading.local()  # a parser keeps its buffers, and serves one document at a time
 
 
@@ -159,8 +160,7 @@ def _numbers(value: Any, shape: Any) -> tuple[Any, int]:
 
 def _flattened(value: Any, first: Any) -> np.ndarray | None:
     """All its numbers, of which this is the first; None when they are not of one kind, or not numbers."""
-    kinds = {int: "id", float: "d"}.get(type(first), "")  # what begins with a whole number may hold fractions
-    for kind in kinds:
+    for kind in _KINDS.get(type(first), ""):
         try:
             return np.frombuffer(value.as_buffer(of_type=kind), np.int64 if kind == "i" else np.float64)
         except TypeError:

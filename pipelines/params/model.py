@@ -29,7 +29,7 @@ class Deploy(Section):
     policy: Literal["automatic", "approval", "never"]
     """What a pass leads to: it serves, a person is asked first, or nobody is given it."""
     approval_hours: Annotated[float, Field(gt=0)] | None = None
-    """How long a person has to answer; then the champion stays. None: as long as docs/gate.md says."""
+    """How long a person has to answer; then the champion stays. None: a day."""
     on_not_passed: Literal["skip", "fail"]
     """The colour of a night whose challenger did not pass."""
     timeout_seconds: Annotated[int, Field(ge=1)]
