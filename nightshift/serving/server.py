@@ -174,7 +174,7 @@ def _handler(rest: Rest) -> Handler:
     door = rest.front.door
 
     def handle(request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        if request.path.endswith(("/infer", ":predict")) and door.refuses():
+        if request.path.endswith(("/infer", ":predict")) and door.refuses("rest"):
             identity = ("x-request-id", request_id(request.header("x-request-id")))
             return Answer(503, _REFUSED, [("content-type", "application/json"), ("retry-after", "1"), identity])
         return rest.answer(request)
