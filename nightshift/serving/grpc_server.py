@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import h2corn
+import h2corn._lib as h2corn_lib
 from google.protobuf.message import DecodeError
 
 from nightshift.serving import bodies, grpc_tensors
@@ -259,8 +260,9 @@ async def listening(
     """Answers until it is left, and then what is under way. OSError when it cannot listen there.
 
     It holds ``most`` connections, and others wait; ``shared`` lets other processes listen there too; ``log_json`` is
-    for the little that h2corn says itself.
+    for what h2corn says of its own faults.
     """
+    h2corn_lib.emit_banner = _say_nothing  # where it listens stands in the log already, in the log's own form
     of_message = h2corn.RequestPolicy(
         path="/*",
         max_request_body_size=0,  # a message is refused by its own length, in gRPC's words
@@ -303,6 +305,10 @@ async def listening(
             await serving
         except RuntimeError as error:
             log.warning("calls were not answered in %.0f s: %s", _GRACE_S, error)
+
+
+def _say_nothing(config: h2corn.Config, tls: object) -> None:
+    """In place of h2corn's lines when it starts, for which it has no setting."""
 
 
 class Patience:

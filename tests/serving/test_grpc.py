@@ -335,6 +335,24 @@ def test_two_processes_share_the_port(world: World, start) -> None:
     assert endpoint.stop() == 0
 
 
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_the_log_has_one_form_whoever_speaks(world: World, start, form: str) -> None:
+    world.order(world.publish(), "proven")
+    endpoint = start(options=("--log", form, "--log-level", "debug"))
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        assert Client(channel).call("ModelInfer", **infer()).model_name == "toy"
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary("/nobody/Knows")(b"", timeout=60)
+    assert endpoint.stop() == 0
+    lines = endpoint.log.read_text().splitlines()
+    assert any("gRPC at 127.0.0.1" in line for line in lines)
+    for line in lines:
+        if form == "json":
+            assert list(json.loads(line))[:3] == ["time", "level", "message"]
+        else:
+            assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING) ", line), line
+
+
 def test_what_the_door_refuses_is_counted_once_and_said_once(world: World, start) -> None:
     """The process is held in the middle of its turns, as by a machine that does something else."""
     digest = world.publish()
