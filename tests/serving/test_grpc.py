@@ -42,7 +42,7 @@ class Client:
         stub = self.channel.unary_unary(
             SERVICE + method, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )
-        # It listens a moment after HTTP does.
+        # It listens when all is loaded, and a test may be earlier.
         said = list((metadata or {}).items())
         answer, call = stub.with_call(request(**fields), timeout=timeout, metadata=said, wait_for_ready=True)
         return answer, dict(call.trailing_metadata())
@@ -56,6 +56,7 @@ class Client:
 @pytest.fixture(scope="module")
 def client(served: tuple[World, Endpoint, str]) -> Iterator[Client]:
     with grpc.insecure_channel(f"127.0.0.1:{served[1].grpc_port}") as channel:
+        grpc.channel_ready_future(channel).result(60)
         yield Client(channel)
 
 
@@ -387,6 +388,19 @@ def test_what_the_door_refuses_is_counted_once_and_said_once(world: World, start
     log = endpoint.log.read_text()
     assert f"soon again; {at_the_door} were refused" in log
     assert log.count('"verb":"infer"') == answered + refused - at_the_door
+
+
+def test_it_listens_when_it_has_loaded_what_it_is_to_serve(world: World, start) -> None:
+    """Also when that is nothing."""
+    make_slow_release(world.folder / "slow", layers=1000)
+    endpoint: Endpoint = start()
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        assert not Client(channel).call("ModelReady", name="slow").ready
+    assert endpoint.stop() == 0
+    world.order(world.registry.publish(world.folder / "slow"), "proven", model="slow")
+    endpoint.start()
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        assert Client(channel).call("ModelReady", name="slow").ready
 
 
 def test_a_call_without_a_message_is_refused(client: Client) -> None:

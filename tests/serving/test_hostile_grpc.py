@@ -35,6 +35,7 @@ FINE = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "RESOURCE_EXHAUS
 @pytest.fixture
 def channel(served: tuple[World, Endpoint, str]) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(f"127.0.0.1:{served[1].grpc_port}") as channel:
+        grpc.channel_ready_future(channel).result(60)
         yield channel
 
 
