@@ -9,6 +9,7 @@ read is refused, before a key, a model or a body is looked at.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from nightshift.serving.metrics import Fact
@@ -22,17 +23,17 @@ log = logging.getLogger("nightshift.serving")
 
 
 class Door:
-    """Of one process; the event loop's. ``refused`` counts whom it sent away."""
+    """Of one process; the event loop's. ``refused`` counts whom it sent away, by protocol."""
 
     def __init__(self) -> None:
-        self.refused = 0
+        self.refused = Counter(rest=0, grpc=0)
         self._came = 0  # in this turn
         self._began = 0.0
         self._said = 0  # of those refused, how many were when the log last spoke of it
         self._seen = 0  # and how many at the last look whether it is over
 
-    def refuses(self) -> bool:
-        """Whether the request that came now is one of those that are refused."""
+    def refuses(self, protocol: str) -> bool:
+        """Whether the request that came now is one of those that are refused; it is counted here, and nowhere else."""
         now = time.perf_counter()
         if not self._came:
             self._began = now
@@ -40,24 +41,26 @@ class Door:
         self._came += 1
         if self._came <= MANY or now - self._began <= TURN_S:
             return False
-        if self.refused == self._said:
+        if self.refused.total() == self._said:
             log.warning("too much to do: requests wait longer than %.1f s for their turn; some are refused", TURN_S)
             asyncio.get_running_loop().call_later(_CALM_S, self._look)
-        self.refused += 1
+        self.refused[protocol] += 1
         return True
 
     def facts(self) -> Iterator[Fact]:
         """Who was refused here, for the metrics: nobody else has seen those requests."""
-        yield "nightshift_requests", ("", "", "", "rest", "infer", "503"), self.refused
+        for protocol, count in self.refused.items():
+            yield "nightshift_requests", ("", "", "", protocol, "infer", "503"), count
 
     def _end(self) -> None:
         """What the event loop had ready is done."""
         self._came = 0
 
     def _look(self) -> None:
-        if self.refused != self._seen:
-            self._seen = self.refused
+        refused = self.refused.total()
+        if refused != self._seen:
+            self._seen = refused
             asyncio.get_running_loop().call_later(_CALM_S, self._look)
         else:
-            log.warning("a request has its turn soon again; %d were refused", self.refused - self._said)
-            self._said = self.refused
+            log.warning("a request has its turn soon again; %d were refused", refused - self._said)
+            self._said = refused

@@ -9,7 +9,7 @@ from typing import Any
 
 from nightshift.serving.bodies import Room
 from nightshift.serving.call import Call
-from nightshift.serving.door import TOO_MUCH, Door
+from nightshift.serving.door import Door
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
@@ -109,11 +109,6 @@ class Front:
         """The answer to who would load or unload a model."""
         self.guard.enter(call, "infer", header)
         return RequestError(403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT")
-
-    def demand_turn(self) -> None:
-        """Raises RequestError 503 for those that are refused because all wait too long for their turn."""
-        if self.door.refuses():
-            raise ask_again(TOO_MUCH)
 
     def end(self, call: Call) -> None:
         """Let those who watch see this call, when this turn of the event loop has answered all that it can: nobody's

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import h2corn
+import h2corn._lib as h2corn_lib
 from google.protobuf.message import DecodeError
 
 from nightshift.serving import bodies, grpc_tensors
@@ -24,14 +25,16 @@ from nightshift.serving import health_pb2 as health
 from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
 from nightshift.serving.call import Call
+from nightshift.serving.door import TOO_MUCH
 from nightshift.serving.front import Front, Header, failed
 from nightshift.serving.request_ids import request_id
-from nightshift.serving.tensors import MANY, RequestError
+from nightshift.serving.tensors import MANY, RequestError, ask_again
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 _STREAMS = 100  # calls under way on one connection
 _CALLS = 1000  # and on all
+_HELD = 4 * _CALLS  # with those that h2corn has not handed on yet; what it refuses beyond that, nobody here can count
 _HEAD = 64 << 10  # bytes of a call's headers
 _WINDOW = 1 << 20  # bytes that a connection may send before they are asked for
 _UNTAKEN_S = 30.0  # for an answer to be taken
@@ -78,6 +81,7 @@ class Grpc:
     def __init__(self, front: Front):
         self.front = front
         self.engine, self.guard, self.inference = front.engine, front.guard, front.inference
+        self._under_way = 0  # calls, from their headers until their answers are handed over
         ours: dict[str, tuple[str, Work]] = {
             "ServerLive": ("live", self._server_live),
             "ServerReady": ("ready", self._server_ready),
@@ -101,12 +105,24 @@ class Grpc:
         """One call, as an ASGI application. Never raises."""
         if scope["type"] != "http":
             return
+        self._under_way += 1
+        try:
+            await self._call(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+    async def _call(self, scope: h2corn.HTTPScope, receive: h2corn.Receive, send: h2corn.Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         method = self._methods.get(scope["path"])
         call = Call(request_id(headers.get("x-request-id")), "grpc", method.verb if method else "", time.perf_counter())
         data = b""
         more: Sequence[tuple[str, str]] = ()
+        sent_away = call.verb == "infer" and self.front.door.refuses("grpc")
         try:
+            if sent_away:
+                raise ask_again(TOO_MUCH)
+            if self._under_way > _CALLS:
+                raise ask_again(f"{_CALLS} calls are under way already; ask again")
             if method is None:
                 raise RequestError(501, f"there is no method {scope['path'][:200]!r} here")
             found = await self._answer(method, call, headers.get, receive)
@@ -128,13 +144,13 @@ class Grpc:
             await send({"type": "http.response.trailers", "headers": _trailers(call, more)})
         except OSError:
             call.status, call.error = 499, "the caller did not wait for the answer"
-        self.front.end(call)
+        if not sent_away:  # whom the door refused, it has counted
+            self.front.end(call)
 
     async def _answer(self, method: _Method, call: Call, header: Header, receive: h2corn.Receive) -> Any:
         if not (header("content-type") or "").startswith("application/grpc"):
             raise RequestError(501, "only gRPC is spoken here")
         if method.verb == "infer":  # before a big message is read
-            self.front.demand_turn()
             self.guard.knock(call, method.verb, header)
         data = await self._message(call, header("grpc-encoding"), receive)
         try:
@@ -245,8 +261,9 @@ async def listening(
     """Answers until it is left, and then what is under way. OSError when it cannot listen there.
 
     It holds ``most`` connections, and others wait; ``shared`` lets other processes listen there too; ``log_json`` is
-    for the little that h2corn says itself.
+    for what h2corn says of its own faults.
     """
+    h2corn_lib.emit_banner = _say_nothing  # where it listens stands in the log already, in the log's own form
     of_message = h2corn.RequestPolicy(
         path="/*",
         max_request_body_size=0,  # a message is refused by its own length, in gRPC's words
@@ -268,7 +285,7 @@ async def listening(
             log_format="json" if log_json else "text",
             request_policies=(of_message,),
             max_concurrent_streams=_STREAMS,
-            limit_concurrency=_CALLS,
+            limit_concurrency=_HELD,
             limit_connections=most,
             h2_initial_stream_window_size=_WINDOW,
             h2_initial_connection_window_size=_WINDOW,
@@ -289,6 +306,10 @@ async def listening(
             await serving
         except RuntimeError as error:
             log.warning("calls were not answered in %.0f s: %s", _GRACE_S, error)
+
+
+def _say_nothing(config: h2corn.Config, tls: object) -> None:
+    """In place of h2corn's lines when it starts, for which it has no setting."""
 
 
 class Patience:

@@ -6,7 +6,8 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _GRPC_CONNECTIONS = 512  # and over gRPC, where one carries many calls
 _OTHER_FILES = 256
 _REFUSED = orjson.dumps({"error": TOO_MUCH})
 _PATIENCE_S = 30.0  # for what is under way when the endpoint stops
+_LOADING_S = 30.0  # that nobody is let in where others would answer, while this process loads what it is to serve
 
 log = logging.getLogger("nightshift.serving")
 
@@ -129,15 +131,16 @@ async def _serve(rest: Rest, settings: Settings) -> None:
 
     follower.start()
     guard.start()
-    until = loop.time() + _PATIENCE_S
-    while follower.peers.again and not (follower.engine.is_complete or stopping.is_set() or loop.time() > until):
-        await asyncio.sleep(0.01)  # others share the port, and have what this one has yet to load
+    if follower.peers.again:  # others share the port, and have what this one has yet to load
+        await _wait(lambda: follower.engine.is_complete or stopping.is_set())
     await http.listen(host, port, tls, shared=settings.count > 1)
     await follower.peers.listen()
     rest.watch.start()
     log.info("endpoint at %s://%s:%d follows %s", "https" if tls else "http", host, port, rest.about["registry"])
     async with contextlib.AsyncExitStack() as beside:
-        if settings.grpc_port:
+        if settings.grpc_port:  # a load balancer asks another replica when it cannot connect, not when it is refused
+            await _wait(lambda: (guard.ready and follower.ready) or stopping.is_set())
+        if settings.grpc_port and not stopping.is_set():
             from nightshift.serving import grpc_server  # only if it is asked for, and after a fork
 
             rpc = grpc_server.Grpc(rest.front)
@@ -154,6 +157,13 @@ async def _serve(rest: Rest, settings: Settings) -> None:
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
     log.info("stopped")
+
+
+async def _wait(what: Callable[[], bool]) -> None:
+    """Until it is true, or _LOADING_S are over."""
+    until = time.monotonic() + _LOADING_S
+    while not what() and time.monotonic() < until:
+        await asyncio.sleep(0.01)
 
 
 def _connections() -> tuple[int, int]:
@@ -175,7 +185,7 @@ def _handler(rest: Rest) -> Handler:
     door = rest.front.door
 
     def handle(request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        if request.path.endswith(("/infer", ":predict")) and door.refuses():
+        if request.path.endswith(("/infer", ":predict")) and door.refuses("rest"):
             identity = ("x-request-id", request_id(request.header("x-request-id")))
             return Answer(503, _REFUSED, [("content-type", "application/json"), ("retry-after", "1"), identity])
         return rest.answer(request)

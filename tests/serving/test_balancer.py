@@ -19,6 +19,7 @@ import pytest
 
 from nightshift.serving import inference_pb2
 from nightshift.stack.processes import free_ports
+from tests.serving.slow_release import make_slow_release
 from tests.serving.world import IMAGE, Endpoint, World, wait_for
 
 RAW = {"name": "image", "datatype": "UINT8", "shape": [1, 4, 4, 3]}
@@ -61,6 +62,8 @@ def balanced(world: World, tmp_path: Path) -> Iterator[Balanced]:
     try:
         for replica in replicas:
             wait_for(lambda replica=replica: ready(replica.url))
+            with grpc.insecure_channel(f"127.0.0.1:{replica.grpc_port}") as channel:
+                grpc.channel_ready_future(channel).result(60)
         wait_for(lambda: ready(f"http://127.0.0.1:{port}"))
         yield Balanced(replicas, f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}")
     finally:
@@ -168,6 +171,19 @@ def test_over_grpc_only_calls_of_that_moment_fail_and_each_says_so(
     assert len(asking.faults) <= 4, "one for each client"
     assert {fault for _, fault in asking.faults} <= said
     assert all(at < ended + 1 for at, _ in asking.faults), "after that none is sent to who is gone"
+
+
+def test_a_replica_that_comes_back_fails_no_call(world: World, balanced: Balanced) -> None:
+    """It has seconds to load before what is asked for, and is asked by nginx all the while."""
+    gone = balanced.replicas[0]
+    with grpc.insecure_channel(balanced.grpc_address) as channel, Asking().by(grpc_of(channel)) as asking:
+        ended = end_one_under(asking, balanced, signal.SIGKILL)
+        make_slow_release(world.folder / "slow", layers=3000)
+        world.order(world.registry.publish(world.folder / "slow"), "proven", model="slow")
+        before = gone.log.read_text().count('"protocol":"grpc"')
+        gone.start()
+        wait_for(lambda: gone.log.read_text().count('"protocol":"grpc"') > before + 100)
+    assert all(at < ended + 1 for at, _ in asking.faults), asking.faults
 
 
 def infer_of(channel: grpc.Channel) -> Callable[..., Any]:

@@ -29,7 +29,7 @@ async def turn(door: Door, clock: SimpleNamespace, came: int, seconds: float) ->
     """Who is refused of so many that one turn of the event loop has ready, at so many seconds each."""
     found = []
     for _ in range(came):
-        found.append(door.refuses())
+        found.append(door.refuses("rest"))
         clock.now += seconds
     await asyncio.sleep(0)
     return found
@@ -41,7 +41,7 @@ def test_what_a_long_turn_has_not_read_in_time_is_refused_and_the_next_turn_begi
         found = await turn(door, clock, 200, 0.001)
         assert found == sorted(found), "who is read first is let in"
         assert found.count(False) == pytest.approx(TURN_S / 0.001, abs=2)
-        assert door.refused == found.count(True)
+        assert door.refused == {"rest": found.count(True), "grpc": 0}
         assert not any(await turn(door, clock, 50, 0.001))
 
     asyncio.run(work())
@@ -69,7 +69,7 @@ def test_the_log_says_when_refusing_begins_and_when_it_is_over(
         assert len(caplog.messages) == 1
         while len(caplog.messages) < 2:
             await asyncio.sleep(0.01)
-        assert f"{door.refused} were refused" in caplog.messages[1]
+        assert f"{door.refused.total()} were refused" in caplog.messages[1]
         await turn(door, clock, 200, 0.001)
         assert len(caplog.messages) == 3, "it began again"
 
@@ -158,7 +158,9 @@ def test_room_is_given_back_by_answers_of_all_kinds(served) -> None:
 def test_metrics_count_what_the_door_refuses(served) -> None:
     _, endpoint, _ = served
     text = endpoint.client.get("/metrics", headers=ADMIN).text
-    assert 'nightshift_requests_total{code="503",model="",protocol="rest",role="",verb="infer",version=""} 0.0' in text
+    for protocol in ("rest", "grpc"):
+        labels = f'{{code="503",model="",protocol="{protocol}",role="",verb="infer",version=""}}'
+        assert f"nightshift_requests_total{labels} 0.0" in text
 
 
 def test_who_keeps_asking_on_a_connection_keeps_nobody_out(world: World, start) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from nightshift.serving.inference import WAIT_S
 from nightshift.serving.keys import Keys
 from tests.releases.make import LABELS
 from tests.serving.slow_release import ROW, make_slow_release
-from tests.serving.world import IMAGE, Endpoint, World, wait_for
+from tests.serving.world import ADMIN, IMAGE, Endpoint, World, wait_for
 
 SERVICE = "/inference.GRPCInferenceService/"
 PIXELS = bytes(IMAGE["data"])
@@ -42,7 +43,7 @@ class Client:
         stub = self.channel.unary_unary(
             SERVICE + method, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )
-        # It listens a moment after HTTP does.
+        # It listens when all is loaded, and a test may be earlier.
         said = list((metadata or {}).items())
         answer, call = stub.with_call(request(**fields), timeout=timeout, metadata=said, wait_for_ready=True)
         return answer, dict(call.trailing_metadata())
@@ -56,6 +57,7 @@ class Client:
 @pytest.fixture(scope="module")
 def client(served: tuple[World, Endpoint, str]) -> Iterator[Client]:
     with grpc.insecure_channel(f"127.0.0.1:{served[1].grpc_port}") as channel:
+        grpc.channel_ready_future(channel).result(60)
         yield Client(channel)
 
 
@@ -382,6 +384,73 @@ def test_two_processes_share_the_port(world: World, start) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}", options) as channel:
             assert Client(channel).call("ModelInfer", timeout=60, **infer()).model_version == digest[:12]
     assert endpoint.stop() == 0
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_the_log_has_one_form_whoever_speaks(world: World, start, form: str) -> None:
+    world.order(world.publish(), "proven")
+    endpoint = start(options=("--log", form, "--log-level", "debug"))
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        assert Client(channel).call("ModelInfer", **infer()).model_name == "toy"
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary("/nobody/Knows")(b"", timeout=60)
+    assert endpoint.stop() == 0
+    lines = endpoint.log.read_text().splitlines()
+    assert any("gRPC at 127.0.0.1" in line for line in lines)
+    for line in lines:
+        if form == "json":
+            assert list(json.loads(line))[:3] == ["time", "level", "message"]
+        else:
+            assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING) ", line), line
+
+
+def test_what_the_door_refuses_is_counted_once_and_said_once(world: World, start) -> None:
+    """The process is held in the middle of its turns, as by a machine that does something else."""
+    digest = world.publish()
+    world.order(digest, "proven")
+    endpoint: Endpoint = start()
+    endpoint.wait_serving(digest)
+    body = world.folder / "request"
+    body.write_bytes(inference_pb2.ModelInferRequest(**infer()).SerializeToString())
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        assert Client(channel).call("ServerLive").live  # it listens
+    command = [sys.executable, "-m", "benchmarks.serving.grpc_load", str(endpoint.grpc_port), "300", "5", str(body)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
+        while load.poll() is None:
+            time.sleep(0.1)
+            if "too much to do" not in endpoint.log.read_text():
+                endpoint.process.send_signal(signal.SIGSTOP)
+                time.sleep(0.15)
+                endpoint.process.send_signal(signal.SIGCONT)
+        found = json.loads(load.stdout.read())
+    wait_for(lambda: "its turn soon again" in endpoint.log.read_text())
+    text = endpoint.client.get("/metrics", headers=ADMIN).text
+    series = (
+        r'nightshift_requests_total{code="(\d+)",model="(.*)",protocol="(.*)",role=".*",verb="infer",version=".*"} (.*)'
+    )
+    counts = {(code, model, protocol): int(float(count)) for code, model, protocol, count in re.findall(series, text)}
+    at_the_door = counts["503", "", "grpc"]
+    assert at_the_door > 0, "it was no overload"
+    assert counts["503", "", "rest"] == 0
+    answered = counts["200", "toy", "grpc"]
+    refused = sum(count for (code, *_), count in counts.items() if code == "503")
+    assert (answered, refused) == (found["requests"], found["failed"])
+    log = endpoint.log.read_text()
+    assert f"soon again; {at_the_door} were refused" in log
+    assert log.count('"verb":"infer"') == answered + refused - at_the_door
+
+
+def test_it_listens_when_it_has_loaded_what_it_is_to_serve(world: World, start) -> None:
+    """Also when that is nothing."""
+    make_slow_release(world.folder / "slow", layers=1000)
+    endpoint: Endpoint = start()
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        assert not Client(channel).call("ModelReady", name="slow").ready
+    assert endpoint.stop() == 0
+    world.order(world.registry.publish(world.folder / "slow"), "proven", model="slow")
+    endpoint.start()
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel:
+        assert Client(channel).call("ModelReady", name="slow").ready
 
 
 def test_a_call_without_a_message_is_refused(client: Client) -> None:

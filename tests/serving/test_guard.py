@@ -115,9 +115,11 @@ def test_while_the_keys_are_not_read_an_answer_names_no_release(world: World, st
     refused = ask(endpoint)
     assert "keys are not read" in refused.json()["error"]
     assert not [name for name in refused.headers if name.startswith("nightshift-")]
+    wait_for(lambda: "gRPC at" in endpoint.log.read_text(), PATIENCE)  # it waits for the keys, but not for ever
     with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}") as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/inference.GRPCInferenceService/ModelReady")(b"\x0a\x03toy", timeout=60)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "keys are not read" in caught.value.details()
     assert not [name for name, _ in caught.value.trailing_metadata() if name.startswith("nightshift-")]
 
 

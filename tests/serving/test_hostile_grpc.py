@@ -17,10 +17,10 @@ import pytest
 
 from benchmarks.serving.grpc_load import frame, header_block
 from nightshift.serving import grpc_server, inference_pb2
-from nightshift.serving.grpc_server import HEALTH
+from nightshift.serving.grpc_server import _CALLS, _STREAMS, HEALTH
 from nightshift.serving.server import _GRPC_CONNECTIONS
 from tests.serving.test_grpc import SERVICE, Client, image, infer
-from tests.serving.world import Endpoint, World, wait_for
+from tests.serving.world import ADMIN, Endpoint, World, wait_for
 
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PING, WINDOW, CONTINUATION, UNKNOWN = 0, 1, 2, 3, 4, 6, 8, 9, 77
 END_STREAM, END_HEADERS = 1, 4
@@ -35,6 +35,7 @@ FINE = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "RESOURCE_EXHAUS
 @pytest.fixture
 def channel(served: tuple[World, Endpoint, str]) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(f"127.0.0.1:{served[1].grpc_port}") as channel:
+        grpc.channel_ready_future(channel).result(60)
         yield channel
 
 
@@ -200,6 +201,32 @@ def pieces(what: str) -> Iterator[bytes]:
         yield call + (frame(RESET, 0, stream, (8).to_bytes(4, "big")) if what == "calls taken back" else b"")
 
 
+def test_calls_beyond_those_that_may_be_under_way_are_refused_in_our_words_and_counted(
+    served, channel: grpc.Channel
+) -> None:
+    endpoint: Endpoint = served[1]
+    good, refused = Client(channel), []
+
+    def is_let_in() -> bool:
+        try:
+            return good.call("ServerLive", {"x-request-id": "one-too-many"}).live
+        except grpc.RpcError as error:
+            refused.append((error.code().name, error.details()))
+            return False
+
+    begun = b"".join(frame(HEADERS, END_HEADERS, stream, HEAD) for stream in range(1, 2 * _STREAMS, 2))
+    assert good.call("ModelInfer", **infer()).model_name == "toy"
+    with ExitStack() as waiting:
+        while is_let_in():  # a call whose message does not come is under way for ten seconds
+            connection = waiting.enter_context(socket.create_connection(("127.0.0.1", endpoint.grpc_port), timeout=30))
+            connection.sendall(OPENING + begun)
+    wait_for(is_let_in, 30)
+    assert set(refused) == {("UNAVAILABLE", f"{_CALLS} calls are under way already; ask again")}
+    text = endpoint.client.get("/metrics", headers=ADMIN).text
+    assert f'code="503",model="",protocol="grpc",role="",verb="live",version=""}} {len(refused)}.0' in text
+    wait_for(lambda: "one-too-many" in endpoint.log.read_text())
+
+
 @pytest.mark.long
 def test_connections_that_ask_nothing_make_room_for_others(served, channel: grpc.Channel) -> None:
     """As many as there may be: who comes then waits until their time is over."""
@@ -209,7 +236,11 @@ def test_connections_that_ask_nothing_make_room_for_others(served, channel: grpc
             connection = idle.enter_context(socket.create_connection(("127.0.0.1", endpoint.grpc_port), timeout=30))
             connection.sendall(OPENING)
         began = time.monotonic()
-        stub = channel.unary_unary(f"/{HEALTH}/Check")
+        # A connection of its own: the channel has had one since before.
+        late = idle.enter_context(
+            grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}", [("grpc.use_local_subchannel_pool", 1)])
+        )
+        stub = late.unary_unary(f"/{HEALTH}/Check")
         stub(b"", timeout=2 * grpc_server._IDLE_S, wait_for_ready=True)
         waited = time.monotonic() - began
     assert waited > 0.5 * grpc_server._IDLE_S, "it was not kept out: this test proves nothing"
