@@ -68,14 +68,15 @@ def row_release(folder: Path, model: str = "price") -> str:
             values_floats=[1.0, 2.0, 3.0],
         ),
         helper.make_node("Cast", ["rooms"], ["count"], to=TensorProto.FLOAT),
-        helper.make_node("Concat", ["count", "area", "paint"], ["row"], axis=1),
+        helper.make_node("Clip", ["area", "least", "most"], ["within"]),  # beyond, a price would not be finite
+        helper.make_node("Concat", ["count", "within", "paint"], ["row"], axis=1),
         helper.make_node("MatMul", ["row", "weights"], ["price"]),
     ]
     return _release(
         folder,
         model,
         nodes,
-        {"weights": np.array([[100], [10], [1]], np.float32)},
+        {"weights": np.array([[100], [10], [1]], np.float32), "least": np.float32(-1e6), "most": np.float32(1e6)},
         [_tensor("rooms", "INT64", -1, 1), _tensor("area", "FP32", -1, 1), _tensor("color", "BYTES", -1, 1)],
         [_tensor("price", "FP32", -1, 1)],
         {"kind": "row", "columns": HOUSE},
