@@ -4,8 +4,10 @@ import atexit
 import os
 import shutil
 import ssl
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,8 +80,10 @@ def serve(
         take_settings("endpoint")
         registry = os.environ.get("NIGHTSHIFT_REGISTRY")
     trusted = _trust(trust)
+    leaving = ExitStack()
+    atexit.register(leaving.close)  # also when it does not come to serve
     if releases is not None:
-        registry = _registry_of(releases, registry)
+        registry = _registry_of(releases, registry, leaving)
     if not registry:
         raise NightshiftError(
             "no registry is set",
@@ -108,7 +112,7 @@ def serve(
     home = os.environ.get("NIGHTSHIFT_HOME")
     if cache is None:
         # Without a home there is nowhere to come back to: the copies last as long as this process.
-        cache = Path(home) / "releases" if home else _temporary("releases")
+        cache = Path(home) / "releases" if home else _temporary("releases", leaving)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,25 +136,29 @@ def serve(
         plan=_plan(sample_rate, sample_leave_out, registry),
         trust=trusted,
     )
-    raise typer.Exit(server.serve(settings))
+    status = server.serve(settings)
+    leaving.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a thread that still loads a release is inside ONNX Runtime, and would abort if Python went first
 
 
-def _registry_of(folder: Path, registry: str | None) -> str:
+def _registry_of(folder: Path, registry: str | None, leaving: ExitStack) -> str:
     """A registry of the folder's releases, which lasts as long as this process."""
     from nightshift.releases.folder import registry_of
 
     if registry is not None:
         raise NightshiftError("--releases and --registry both say what to serve", "give one of them", exit_code=2)
-    into = _temporary("registry")
+    into = _temporary("registry", leaving)
     for model, digest in registry_of(folder, into).items():
         typer.echo(f"{model}: {digest[:12]}, the one release in {folder}", err=True)
     return str(into)
 
 
-def _temporary(what: str) -> Path:
+def _temporary(what: str, leaving: ExitStack) -> Path:
     """A folder that is gone when this process has ended, and not when one of its workers has."""
     folder = Path(tempfile.mkdtemp(prefix=f"nightshift-{what}-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    leaving.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 

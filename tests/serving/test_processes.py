@@ -14,6 +14,7 @@ from nightshift.releases.ledger import Canary, Outcome, now, superseded
 from nightshift.releases.store import open_store
 from nightshift.serving.keys import Keys
 from nightshift.serving.processes import Peers
+from tests.serving.slow_release import make_slow_release
 from tests.serving.world import Endpoint, World, wait_for
 
 TWO = ("--processes", "2")
@@ -128,6 +129,19 @@ def test_when_its_terminal_goes_an_endpoint_ends_well_unless_it_was_told_not_to(
     time.sleep(0.5)
     assert endpoint.infer().status_code == 200
     assert endpoint.stop() == 0
+
+
+@pytest.mark.parametrize("options", [(), TWO], ids=["one", "two"])
+def test_who_is_told_to_stop_while_it_loads_a_release_ends_well(world: World, start, options) -> None:
+    make_slow_release(world.folder / "slow", layers=200)
+    world.order(world.registry.publish(world.folder / "slow"), "proven", model="slow")
+    endpoint = start(options=options)
+    for pause in (0.0, 0.1, 0.2, 0.4):
+        wait_for(lambda: endpoint.answers("/v2/health/live"), 60)
+        time.sleep(pause)
+        assert not endpoint.answers("/v2/health/ready"), "it has loaded already: this test proves nothing"
+        assert endpoint.stop() == 0
+        endpoint.start()
 
 
 def test_a_process_that_is_started_again_serves_at_once_whatever_was_ordered_meanwhile(world: World, start) -> None:
