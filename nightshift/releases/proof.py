@@ -74,14 +74,15 @@ def prove(
     replicas = [Replica(url) for url in endpoints]
     until, pause = time.monotonic() + patience.total_seconds(), 0.1
     while True:
-        newest = ledger.newest(order.model)
-        if newest and newest.sequence > order.sequence:
-            return superseded(newest)
         for replica in replicas:
             if replica.state == "waiting":
                 _ask(client, replica, order, requests)
                 if replica.state == "proven":
                     say(f"{replica.url} answers as {short(order.digest)}")
+        # Read after they were asked: a replica that follows a newer order already has this release no more.
+        newest = ledger.newest(order.model)
+        if newest and newest.sequence > order.sequence:
+            return superseded(newest)
         refused = [replica for replica in replicas if replica.state == "refused"]
         waiting = [replica for replica in replicas if replica.state == "waiting"]
         if refused:
@@ -167,9 +168,9 @@ def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> b
         replica.reason, replica.fault = "has a process that does not answer", "endpoint"
         return False
     of_model = process["models"].get(order.model, {})
-    refused, serving = of_model.get("refused"), of_model.get("serving")
-    if order.kind == "canary":
-        serving = (of_model.get("canary") or {}).get("digest")
+    refused, canary = of_model.get("refused"), of_model.get("canary") or {}
+    by = canary if order.kind == "canary" else of_model
+    serving = canary.get("digest") if order.kind == "canary" else of_model.get("serving")
     if refused and refused["sequence"] == order.sequence:
         replica.state, replica.reason = "refused", f"refuses it: {refused['reason']}"
         # Whose signature counts is the endpoint's to say: signed with another key the same release may serve.
@@ -181,6 +182,10 @@ def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> b
         if process.get("problem"):
             replica.reason += f" ({process['problem']})"
             replica.fault = "endpoint"  # it cannot read the registry: that says nothing about the release
+        return False
+    if by.get("sequence") != order.sequence or (canary and order.kind == "champion"):
+        # By an older order: then a canary answers beside it, or is about to.
+        replica.reason, replica.fault = "has not followed the order yet", "endpoint"
         return False
     return True
 
