@@ -175,9 +175,9 @@ def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> b
         replica.reason, replica.fault = "has a process that does not answer", "endpoint"
         return False
     of_model = process["models"].get(order.model, {})
-    refused, serving = of_model.get("refused"), of_model.get("serving")
-    if order.kind == "canary":
-        serving = (of_model.get("canary") or {}).get("digest")
+    refused, canary = of_model.get("refused"), of_model.get("canary") or {}
+    by = canary if order.kind == "canary" else of_model
+    serving = canary.get("digest") if order.kind == "canary" else of_model.get("serving")
     if refused and refused["sequence"] == order.sequence:
         replica.state, replica.reason = "refused", f"refuses it: {refused['reason']}"
         # Whose signature counts is the endpoint's to say: signed with another key the same release may serve.
@@ -189,6 +189,10 @@ def _stands(replica: Replica, process: dict[str, Any] | None, order: Order) -> b
         if process.get("problem"):
             replica.reason += f" ({process['problem']})"
             replica.fault = "endpoint"  # it cannot read the registry: that says nothing about the release
+        return False
+    if by.get("sequence") != order.sequence or (canary and order.kind == "champion"):
+        # By an older order: then a canary answers beside it, or is about to.
+        replica.reason, replica.fault = "has not followed the order yet", "endpoint"
         return False
     return True
 

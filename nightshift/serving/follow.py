@@ -222,18 +222,20 @@ class Follower:
         loaded = self.loader.agreed(order)
         if loaded is None:
             return
+        # The status names a canary only while it answers: who has read that asks it at once.
+        self.engine.try_out(loaded, order.canary.weight)
         self.tallies.begin(name, order.sequence)
         self._trying[name] = order
-        self.engine.try_out(loaded, order.canary.weight)
         log.info(
             "%s: %s answers %g of the requests by order %d", name, loaded.version, order.canary.weight, order.sequence
         )
 
     def _end_canary(self, name: str) -> None:
+        old = self.engine.end_canary(name)  # before the status tells: who reads that there is none asks at once
         self.tallies.end(name)
         order = self._trying.pop(name)
         log.info("%s: %s is tried no longer", name, short(order.digest))
-        self._drop(name, self.engine.end_canary(name))
+        self._drop(name, old)
 
     def _end(self, name: str) -> None:
         """A model that was retired answers no more."""

@@ -388,6 +388,20 @@ def test_a_persons_order_supersedes_one_on_its_way_and_that_writer_says_so(case:
     assert case.serving() == wanted
 
 
+def test_a_replica_that_left_for_a_newer_order_has_not_refused_the_one_before(case: Case) -> None:
+    digest, newer = case.publish(0), case.publish(1)
+
+    def leave(answer: httpx.Response) -> None:
+        if len(case.states()) == 1:
+            case.order(newer)
+        answer.status_code, answer._content = 404, b'{"error": "it has no such version"}'
+
+    with tampering_proxy(case.endpoint.url, "/versions/", leave) as (url, _):
+        result = case.promote(digest, endpoints=[url])
+    assert (result.state, result.exit_code) == ("superseded", 0), result
+    assert case.states() == ["superseded", None], "so no night is barred from it"
+
+
 def test_a_persons_order_supersedes_one_whose_writer_died(case: Case) -> None:
     first, left, wanted = case.publish(0), case.publish(1), case.publish(2)
     case.promote(first)

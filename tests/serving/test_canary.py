@@ -1,14 +1,17 @@
 """A release beside the champion: who is asked, what is counted, and what the writer of the order makes of it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from nightshift.releases.ledger import Canary, Outcome, now, rollback_target
 from nightshift.releases.promotion import Result, promote
+from nightshift.serving.engine import Engine
+from nightshift.serving.follow import Follower
 from tests.serving.world import IMAGE, KEY, Endpoint, World, wait_for
 
 HALF = Canary(weight=0.5, minutes=0.1, requests=10)
@@ -139,6 +142,55 @@ def test_a_newer_order_ends_a_canary_and_a_rollback_goes_to_its_champion(world: 
     assert (back.state, results[0].state) == ("proven", "superseded"), (back, results)
     assert back.order.away_from == (world.registry.manifest("toy", second).model_digest,)
     wait_for(lambda: endpoint.of().get("canary", "not told") is None)
+
+
+def test_a_rollback_to_the_champion_is_proven_once_that_answers_alone(world: World, start, monkeypatch) -> None:
+    first, second = world.publish(0), world.publish(1)
+    world.order(first, "proven")
+    endpoint = start()
+    endpoint.wait_serving(first)
+    world.order(second, canary=Canary(weight=0.99, minutes=60))
+    wait_for(lambda: endpoint.of().get("canary"))
+    # It is not told, and follows when it next looks: the champion serves all the while, and a canary answers for it.
+    monkeypatch.setattr("nightshift.releases.proof.tell", lambda *_: True)
+    back = promote_canary(world, endpoint, first, None, monkeypatch, what="rollback")
+    assert back.state == "proven", back
+    assert endpoint.of()["canary"] is None
+    assert {endpoint.infer().headers["nightshift-digest"] for _ in range(20)} == {first}
+
+
+def test_a_canary_answers_before_the_status_names_it_and_is_named_until_it_answers_no_more(
+    world: World, tmp_path: Path, monkeypatch
+) -> None:
+    """Whoever proves an order reads the status and asks at once."""
+    first, second = world.publish(0), world.publish(1)
+    world.order(first, "proven")
+    engine = Engine()
+    follower = Follower(world.registry, world.ledger, engine, tmp_path / "copies")
+    follower.step()
+    seen: list[tuple[bool, bool]] = []
+
+    def look_after(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*arguments: Any) -> Any:
+            done = change(*arguments)
+            named = follower.status()["models"]["toy"]["canary"] is not None
+            seen.append((named, engine.served("toy").canary is not None))
+            return done
+
+        return changed
+
+    tallies = follower.tallies
+    for of, name in ((tallies, "begin"), (tallies, "end"), (engine, "try_out"), (engine, "end_canary")):
+        monkeypatch.setattr(of, name, look_after(getattr(of, name)))
+    order = world.order(second, canary=HALF)
+    follower.step()
+    assert (True, False) not in seen
+    assert len(seen) == 2
+    world.ledger.settle(order, Outcome(state="refused", reason="a test", at=now()))
+    follower.step()
+    assert (False, True) not in seen[2:]
+    assert len(seen) == 4
+    assert follower.status()["models"]["toy"]["canary"] is None
 
 
 def test_the_first_release_is_compared_with_nothing_and_serves(world: World, start, monkeypatch) -> None:
