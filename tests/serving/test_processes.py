@@ -133,7 +133,7 @@ def test_when_its_terminal_goes_an_endpoint_ends_well_unless_it_was_told_not_to(
 
 @pytest.mark.parametrize("options", [(), TWO], ids=["one", "two"])
 def test_who_is_told_to_stop_while_it_loads_a_release_ends_well(world: World, start, options) -> None:
-    make_slow_release(world.folder / "slow", layers=200)
+    make_slow_release(world.folder / "slow", layers=3000)
     world.order(world.registry.publish(world.folder / "slow"), "proven", model="slow")
     endpoint = start(options=options)
     for pause in (0.0, 0.1, 0.2, 0.4):
