@@ -58,6 +58,11 @@ def environment(stack: Stack, name: str = API) -> dict[str, str]:
             "base_url": stack.airflow_url,
             "secret_key": secrets["secret_key"],
         },
+        "database": {
+            # Who writes waits for whoever writes now. By itself Python waits 5 s, and then a person's request gets a
+            # 500: that happens on a busy machine. A client gives up after 60 s.
+            "sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout=30",
+        },
         "api_auth": {"jwt_secret": secrets["jwt_secret"]},
         "scheduler": {"scheduler_idle_sleep_time": 0},  # the executor waits, and wakes when a task ends
         "workers": {

@@ -11,6 +11,7 @@ import httpx
 from nightshift.errors import NightshiftError
 
 ENDED = {"success", "failed"}
+PATIENCE = (0.2, 1, 3)  # seconds between the tries of what may be asked again
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,36 @@ class Airflow:
         self._http.headers["Authorization"] = f"Bearer {answer['access_token']}"
 
     def _send(self, method: str, path: str, **options: Any) -> Any:
-        answer = self._ask(method, path, **options)
-        if answer.is_error:
-            raise NightshiftError(f"Airflow said {answer.status_code} to {method} {path}: {_detail(answer)}")
-        return answer.json() if answer.content else None
+        return _content(self._ask_in_trouble(method, path, **options))
 
-    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        patience = [0.2, 1, 3]  # a busy api-server answers late, or hangs up; only what changes nothing is asked again
+    def _demand(self, method: str, path: str, wanted: dict[str, Any] | None = None) -> None:
+        """Asks for what can be there only once, and so may be asked again: 409 says that an earlier try made it."""
+        answer = self._ask_in_trouble(method, path, list(PATIENCE), json=wanted)
+        if answer.status_code != httpx.codes.CONFLICT:
+            _content(answer)
+
+    def _ask_in_trouble(
+        self, method: str, path: str, patience: list[float] | None = None, **options: Any
+    ) -> httpx.Response:
+        """As ``_ask``; and where that may be, a 5xx is asked again too: Airflow's database was locked for too long."""
+        if patience is None:
+            patience = list(PATIENCE) if method == "GET" else []
+        while (answer := self._ask(method, path, patience, **options)).is_server_error and patience:
+            time.sleep(patience.pop(0))
+        return answer
+
+    def _ask(self, method: str, path: str, patience: list[float] | None = None, **options: Any) -> httpx.Response:
+        """The answer, whatever it is. A busy api-server answers late, or hangs up: it is asked again after each pause.
+
+        ``patience`` is used up; without it, what may change something is not asked twice.
+        """
+        if patience is None:
+            patience = list(PATIENCE) if method == "GET" else []
         while True:
             try:
                 return self._http.request(method, path, **options)
             except httpx.TransportError as error:
-                if not patience or method != "GET":
+                if not patience:
                     raise NightshiftError(f"Airflow at {self.url} does not answer: {error}", "nightshift up") from None
                 time.sleep(patience.pop(0))
 
@@ -79,7 +98,7 @@ class Airflow:
         """Makes a pool unless there is one of that name: its size is then a person's."""
         if name not in self.pools():
             wanted = {"name": name, "slots": slots, "description": description, "include_deferred": False}
-            self._send("POST", "/api/v2/pools", json=wanted)
+            self._demand("POST", "/api/v2/pools", wanted)
 
     def tasks(self, dag: str) -> list[str]:
         """The ids of a DAG's tasks, upstream first."""
@@ -96,12 +115,18 @@ class Airflow:
 
     def parse(self, file_token: str) -> None:
         """Asks the dag-processor to read a DAG file now."""
-        self._send("PUT", f"/api/v2/parseDagFile/{file_token}")
+        self._demand("PUT", f"/api/v2/parseDagFile/{file_token}")
 
     def trigger(self, dag: str, conf: dict[str, Any], run: str | None = None) -> Run:
-        """Starts a run, of this id if one is given; ``conf`` is what the form would send."""
-        asked = {"logical_date": None, "conf": conf} | ({"dag_run_id": run} if run else {})
-        return Run(dag, self._send("POST", f"/api/v2/dags/{dag}/dagRuns", json=asked)["dag_run_id"])
+        """Starts a run, of this id if one is given; ``conf`` is what the form would send.
+
+        One that has this id already is it: an earlier try may have started it and not said so.
+        """
+        path, asked = f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf}
+        if run is None:
+            return Run(dag, self._send("POST", path, json=asked)["dag_run_id"])
+        self._demand("POST", path, asked | {"dag_run_id": run})
+        return Run(dag, run)
 
     def state(self, run: Run) -> str:
         """``queued``, ``running``, ``success`` or ``failed``."""
@@ -164,10 +189,27 @@ class Airflow:
         return made
 
 
+def _content(answer: httpx.Response) -> Any:
+    """What was answered.
+
+    Raises:
+        NightshiftError: it is an error.
+    """
+    if answer.is_error:
+        asked = answer.request
+        raise NightshiftError(
+            f"Airflow said {answer.status_code} to {asked.method} {asked.url.path}: {_detail(answer)}",
+            "see the log of its api-server, then type the same again" if answer.is_server_error else "",
+        )
+    return answer.json() if answer.content else None
+
+
 def _detail(answer: httpx.Response) -> str:
     """The part of Airflow's error that a person can use: before the schema that was violated."""
     try:
         detail = answer.json()["detail"]
+        if isinstance(detail, dict):  # of its database
+            detail = f"{detail['reason']}: {detail['message']}"
     except (ValueError, KeyError, TypeError):
         return answer.text[:300]
     return str(detail).partition("\n\n")[0]

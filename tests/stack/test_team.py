@@ -93,7 +93,7 @@ def test_a_teams_airflow_differs_from_one_machines_only_where_it_must(told, tmp_
     own |= {f"AIRFLOW__WORKERS__{name}" for name in ("MIN_HEARTBEAT_INTERVAL", "MAX_FAILED_HEARTBEATS")}
     own |= {"AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME"}
     own |= {"AIRFLOW__API__HOST", "AIRFLOW__API__PORT", "AIRFLOW__API__BASE_URL"}
-    places |= {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH"}
+    places |= {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"}
     for service in ("scheduler", "worker"):
         assert {name for name in names if told[service].get(name) != one[name]} <= places | own
 
