@@ -85,6 +85,8 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
     unsigned = (
         f"{model}'s releases must be signed (deploy.signed), and this worker has no {signing.VARIABLE}; make one with "
         "`nightshift signing-key create`, or promote it by hand"
+        if settings["deploy"].get("signed") == "required"
+        else None
     )
     store = open_store(setting("NIGHTSHIFT_REGISTRY"))
     registry = Registry(store)
@@ -112,7 +114,7 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
         canary=Canary(**trial) if (trial := settings["deploy"].get("canary")) else None,
         slower=settings["deploy"].get("slower", 10.0),
         key=signing.own_key(os.environ),
-        unsigned=unsigned if settings["deploy"].get("signed") == "required" else None,
+        unsigned=unsigned,
         say=say,
     )
     order = result.order.sequence if result.order else None

@@ -55,7 +55,17 @@ class Request:
     """
 
     __slots__ = (
-        *("awaits", "body", "coroutine", "fault", "header", "is_last", "method", "minor", "path", "refusal", "started"),
+        "awaits",
+        "body",
+        "coroutine",
+        "fault",
+        "header",
+        "is_last",
+        "method",
+        "minor",
+        "path",
+        "refusal",
+        "started",
     )
 
     def __init__(self, method: str, path: str, headers: dict[str, str], minor: str, fault: RequestError | None = None):

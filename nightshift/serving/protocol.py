@@ -62,12 +62,12 @@ def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
         raise RequestError(400, f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
     start = _numbers_at(body) if json_length is None else json_length
     before = body[:start] if 0 < start <= _LONGEST else b""
-    first = _ID_FIRST.match(before)
-    if first:
-        before = b"{" + before[first.end() :]
+    own = None
+    if first := _ID_FIRST.match(before):
+        own, before = first[1].decode(), b"{" + before[first.end() :]
     form = model.forms.get(before)
     if form and (arrays := _arrays(body, start, form, is_raw=json_length is not None)) is not None:
-        return Asked(first[1].decode() if first else None, form, arrays)
+        return Asked(own, form, arrays)
     request = json_reader.read(body if json_length is None else body[:json_length])
     if not isinstance(request, dict):
         raise RequestError(400, "the body must be a JSON object with 'inputs'")
@@ -81,7 +81,7 @@ def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
         for one in form.inputs
     }
     raw.demand_end()
-    if before and identity == (first[1].decode() if first else None):
+    if before and identity == own:
         _keep(before, start, body, form, model)
     if len(body) > _BIG:  # what waits needs its arrays only: lists of Python's numbers are many times as long
         form = form._replace(inputs=())

@@ -36,38 +36,31 @@ class Airflow:
         self._http.headers["Authorization"] = f"Bearer {answer['access_token']}"
 
     def _send(self, method: str, path: str, **options: Any) -> Any:
-        return _content(self._ask_in_trouble(method, path, **options))
+        return _content(self._ask(method, path, repeats=method == "GET", **options))
 
     def _demand(self, method: str, path: str, wanted: dict[str, Any] | None = None) -> None:
         """Asks for what can be there only once, and so may be asked again: 409 says that an earlier try made it."""
-        answer = self._ask_in_trouble(method, path, list(PATIENCE), json=wanted)
+        answer = self._ask(method, path, repeats=True, json=wanted)
         if answer.status_code != httpx.codes.CONFLICT:
             _content(answer)
 
-    def _ask_in_trouble(
-        self, method: str, path: str, patience: list[float] | None = None, **options: Any
-    ) -> httpx.Response:
-        """As ``_ask``; and where that may be, a 5xx is asked again too: Airflow's database was locked for too long."""
-        if patience is None:
-            patience = list(PATIENCE) if method == "GET" else []
-        while (answer := self._ask(method, path, patience, **options)).is_server_error and patience:
-            time.sleep(patience.pop(0))
-        return answer
+    def _ask(self, method: str, path: str, repeats: bool, trouble: bool = True, **options: Any) -> httpx.Response:
+        """The answer, whatever it is.
 
-    def _ask(self, method: str, path: str, patience: list[float] | None = None, **options: Any) -> httpx.Response:
-        """The answer, whatever it is. A busy api-server answers late, or hangs up: it is asked again after each pause.
-
-        ``patience`` is used up; without it, what may change something is not asked twice.
+        What ``repeats`` is asked again after each pause: a busy api-server answers late, or hangs up, or is in
+        ``trouble`` (5xx: its database was locked for too long).
         """
-        if patience is None:
-            patience = list(PATIENCE) if method == "GET" else []
+        pauses = list(PATIENCE) if repeats else []
         while True:
             try:
-                return self._http.request(method, path, **options)
+                answer = self._http.request(method, path, **options)
             except httpx.TransportError as error:
-                if not patience:
+                if not pauses:
                     raise NightshiftError(f"Airflow at {self.url} does not answer: {error}", "nightshift up") from None
-                time.sleep(patience.pop(0))
+            else:
+                if not (answer.is_server_error and trouble and pauses):
+                    return answer
+            time.sleep(pauses.pop(0))
 
     def scheduler_is_well(self) -> bool:
         """Whether Airflow has heard its scheduler lately."""
@@ -177,7 +170,7 @@ class Airflow:
         the DAGs in ``awaited`` the first run that began after the event counts too: it reads what this run recorded.
         """
         wanted = {"source_dag_id": run.dag, "source_run_id": run.id, "limit": 100}
-        answer = self._ask("GET", "/api/v2/assets/events", params=wanted)
+        answer = self._ask("GET", "/api/v2/assets/events", repeats=True, trouble=False, params=wanted)
         # Airflow 3.3.2 answers 500 while one of them is queued (its model wants a start date): none is known then.
         events = [] if answer.is_server_error else answer.raise_for_status().json()["asset_events"]
         made = [Run(one["dag_id"], one["run_id"]) for event in events for one in event["created_dagruns"]]
