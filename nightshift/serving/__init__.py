@@ -5,7 +5,7 @@ protocol      an inference request's body to arrays, and arrays to an answer; gr
 model         one loaded release: verified, warmed, its golden requests answered
 engine        the models that serve now: champion, canary, pinned
 inference     from an admitted request to results: what waits is bounded in time, what waits together runs together
-follow        reads the ledger, loads what it wants, swaps; processes: several on one port do it as one
+follow        reads the ledger and swaps; load: an order's release, or why not; processes: several on one port as one
 canary        what a canary and its champion were asked and answered
 guard         who may ask: keys, limits, hosts; what was used, and the audit log
 call          one request from its headers to its answer; watch has who watches it: metrics, logs, samples, statistics
@@ -13,6 +13,6 @@ door          refuses at once while everybody waits too long for a turn; bodies:
 front         what REST and gRPC have in common
 rest          method, path and body to an answer, bodies within their limits; knows nothing of a server
 people        pictures, texts and rows to tensors, and answers to labels; openapi and site: the pages
-grpc_server   the protocol over gRPC, on its own port
+grpc_server   the protocol over gRPC, on its own port; grpc_metadata: what a call says beside its message
 http1         HTTP/1.1 between llhttp and uvloop, within limits; listener: who comes; server: the process around it all
 """

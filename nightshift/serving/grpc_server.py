@@ -8,19 +8,16 @@ message is a flag, four bytes of length and protobuf, and the status stands in t
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import h2corn
 import h2corn._lib as h2corn_lib
 from google.protobuf.message import DecodeError
 
-from nightshift.serving import bodies, grpc_tensors
+from nightshift.serving import bodies, grpc_metadata, grpc_tensors
 from nightshift.serving import health_pb2 as health
 from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
@@ -43,24 +40,6 @@ _GRACE_S = 30.0  # for what is under way when the endpoint stops
 _SMALL, _SMALL_S = 64 << 10, 2.0  # bytes and seconds of a message that needs no key, which is a name or two
 _LONGEST = 1000  # characters of a fault: some quote what the client sent, and its library takes 8 KiB of trailers
 _PREFIX = 5  # bytes before a message: whether it is compressed, and its length
-_CODES = {  # of gRPC, by the HTTP status of the same fault
-    200: 0,  # OK
-    400: 3,  # INVALID_ARGUMENT
-    401: 16,  # UNAUTHENTICATED
-    403: 7,  # PERMISSION_DENIED
-    404: 5,  # NOT_FOUND
-    408: 4,  # DEADLINE_EXCEEDED
-    410: 5,
-    413: 8,  # RESOURCE_EXHAUSTED
-    415: 12,  # UNIMPLEMENTED: what gRPC's own libraries say of a compression that they do not know
-    429: 8,
-    500: 13,  # INTERNAL
-    501: 12,
-    503: 14,  # UNAVAILABLE: what a client's retry policy repeats
-}
-_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
-_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")  # of a status message, as it is
 _HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity, deflate, gzip")]
 
 log = logging.getLogger("nightshift.serving")
@@ -141,7 +120,7 @@ class Grpc:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True})
             await send({"type": "http.response.body", "body": data})
-            await send({"type": "http.response.trailers", "headers": _trailers(call, more)})
+            await send({"type": "http.response.trailers", "headers": grpc_metadata.trailers(call, more)})
         except OSError:
             call.status, call.error = 499, "the caller did not wait for the answer"
         if not sent_away:  # whom the door refused, it has counted
@@ -241,7 +220,7 @@ class Grpc:
         else:
             arrays = grpc_tensors.read(request, model.inputs)
         wanted = grpc_tensors.wanted(request, model)
-        timeouts = filter(None, (grpc_tensors.timeout(request), _deadline(header("grpc-timeout"))))
+        timeouts = filter(None, (grpc_tensors.timeout(request), grpc_metadata.deadline(header("grpc-timeout"))))
         results = await self.inference.run(call, arrays, list(wanted), min(timeouts, default=0.0))
         if grpc_tensors.writes(wanted, results) > MANY:
             return await asyncio.to_thread(grpc_tensors.write, request, model, wanted, results)
@@ -333,36 +312,3 @@ class Patience:
         self._over = True
         if self._task:
             self._task.cancel()
-
-
-def _deadline(given: str | None) -> float:
-    """Seconds that the caller waits, by the header grpc-timeout; 0: as long as need be. RequestError 400."""
-    if given is None:
-        return 0.0
-    found = _TIMEOUT.fullmatch(given)
-    if found is None:
-        raise RequestError(400, f"grpc-timeout is {given[:40]!r}, must be at most eight digits and a unit")
-    return int(found[1]) * _UNITS[found[2]]
-
-
-def _trailers(call: Call, more: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """The status, and what stands in a REST answer's headers; a pause that is asked for also in the words of gRPC's
-    retry policy.
-    """
-    found = [("grpc-status", str(_CODES.get(call.status, 3)))]
-    if call.error:
-        found.append(("grpc-message", quote(call.error, safe=_PLAIN)))
-    found.append(("x-request-id", call.id))
-    for name, value in more:
-        if name == "retry-after":  # no other header of a refusal may stand behind a body
-            found += [(name, value), ("grpc-retry-pushback-ms", str(1000 * int(value)))]
-    trailers = [(name.encode(), value.encode()) for name, value in found]
-    if call.model is not None and call.status not in (401, 403):
-        trailers += _answered_by(call.model.name, call.model.digest, call.role)
-    return trailers
-
-
-@lru_cache(100)
-def _answered_by(model: str, digest: str, role: str) -> tuple[tuple[bytes, bytes], ...]:
-    said = (("model", model), ("digest", digest), ("role", role))
-    return tuple((f"nightshift-{name}".encode(), value.encode()) for name, value in said if value)
