@@ -148,8 +148,6 @@ class Follower:
                 self._wake.set()
             except Exception as error:  # the store is away, this disk is full, an entry is unreadable
                 problem = f"{name}: {said(error)}"
-        if problem:
-            self._serve_last_known()
         if not (self._known or problem or self.engine.is_complete):
             log.warning(
                 "%s has no orders: nothing serves until a night or `nightshift promote MODEL DIGEST` orders a release",
@@ -158,7 +156,9 @@ class Follower:
         if problem != self.problem:
             log.warning(problem) if problem else log.info("it is over: %s", self.problem)
         self.problem = problem
-        if problem is None:
+        if problem:  # which the status tells before what serves in spite of it
+            self._serve_last_known()
+        else:
             self.read_at = time.time()
         self._missing = {name for name in wanted if self.engine.serving(name) is None}
         self.engine.is_complete = True
