@@ -18,9 +18,8 @@ import httpx
 import pytest
 
 from nightshift.serving import inference_pb2
-from nightshift.stack.processes import free_ports
 from tests.serving.slow_release import make_slow_release
-from tests.serving.world import IMAGE, Endpoint, World, wait_for
+from tests.serving.world import IMAGE, Endpoint, World, free_port, wait_for
 
 RAW = {"name": "image", "datatype": "UINT8", "shape": [1, 4, 4, 3]}
 CONFIGURATION = Path(__file__).parents[2] / "ops" / "nginx" / "balancer.conf"
@@ -55,7 +54,7 @@ def balanced(world: World, tmp_path: Path) -> Iterator[Balanced]:
     digest = world.publish()
     world.order(digest, "proven")
     replicas = [world.endpoint(copies=f"copies-{number}").start() for number in (1, 2)]
-    (port, grpc_port), folder = free_ports(2), tmp_path / "nginx"
+    port, grpc_port, folder = free_port(), free_port(), tmp_path / "nginx"
     folder.mkdir()
     (folder / "nginx.conf").write_text(configuration(replicas, port, grpc_port, folder))
     nginx = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder), "-g", "daemon off;"])

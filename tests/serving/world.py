@@ -25,9 +25,16 @@ KEY = "nsk_of-whoever-deploys"
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 
 
+_drawn: set[int] = set()
+
+
 def free_port() -> int:
-    """One that no outgoing connection of a busy machine takes before the server that is to have it starts."""
-    return free_ports(1)[0]
+    """One that no outgoing connection of a busy machine takes before the server that is to have it starts, and that no
+    other server of these tests was given.
+    """
+    (port,) = free_ports(1, taken=_drawn)
+    _drawn.add(port)
+    return port
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -101,7 +108,7 @@ class Endpoint:
     def __init__(self, registry: str, copies: Path, environment: Mapping[str, str], options: Sequence[str] = ()):
         self.registry, self.copies, self.options = registry, copies, options
         self.environment = {**os.environ, "NIGHTSHIFT_ENDPOINT_KEY_SHA256": digest(KEY), **environment}
-        self.port, self.grpc_port = free_ports(2)
+        self.port, self.grpc_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=10)
         self.log = copies.parent / f"endpoint-{self.port}.log"
