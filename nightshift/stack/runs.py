@@ -32,8 +32,12 @@ class Airflow:
     def __init__(self, url: str, user: str, password: str):
         self.url = url
         self._http = httpx.Client(base_url=url, timeout=60)
-        answer = self._send("POST", "/auth/token", json={"username": user, "password": password})
-        self._http.headers["Authorization"] = f"Bearer {answer['access_token']}"
+        self._who = {"username": user, "password": password}
+        self._log_in()
+
+    def _log_in(self) -> None:
+        token = _content(self._try("POST", "/auth/token", repeats=True, json=self._who))["access_token"]
+        self._http.headers["Authorization"] = f"Bearer {token}"
 
     def _send(self, method: str, path: str, **options: Any) -> Any:
         return _content(self._ask(method, path, repeats=method == "GET", **options))
@@ -44,8 +48,16 @@ class Airflow:
         if answer.status_code != httpx.codes.CONFLICT:
             _content(answer)
 
-    def _ask(self, method: str, path: str, repeats: bool, trouble: bool = True, **options: Any) -> httpx.Response:
-        """The answer, whatever it is.
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The answer, whatever it is; a night may outlive its token (``[api_auth] jwt_expiration_time``, a day)."""
+        answer = self._try(method, path, **options)
+        if answer.status_code != httpx.codes.UNAUTHORIZED:
+            return answer
+        self._log_in()
+        return self._try(method, path, **options)
+
+    def _try(self, method: str, path: str, repeats: bool, trouble: bool = True, **options: Any) -> httpx.Response:
+        """The answer with the token that there is.
 
         What ``repeats`` is asked again after each pause: a busy api-server answers late, or hangs up, or is in
         ``trouble`` (5xx: its database was locked for too long).
@@ -138,13 +150,10 @@ class Airflow:
 
     def receipt(self, run: Run, task: str) -> dict[str, Any]:
         """What a task said at its end; empty when it said nothing."""
-        try:
-            value = self._send(
-                "GET", f"/api/v2/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{task}/xcomEntries/return_value"
-            )
-        except NightshiftError:
-            return {}
-        return value["value"] if isinstance(value["value"], dict) else {}
+        path = f"/api/v2/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{task}/xcomEntries/return_value"
+        answer = self._ask("GET", path, repeats=True)
+        said = None if answer.status_code == httpx.codes.NOT_FOUND else _content(answer)["value"]
+        return said if isinstance(said, dict) else {}
 
     def log(self, run: Run, task: str, attempt: int) -> Iterator[str]:
         """The lines of a task's log."""
@@ -172,7 +181,7 @@ class Airflow:
         wanted = {"source_dag_id": run.dag, "source_run_id": run.id, "limit": 100}
         answer = self._ask("GET", "/api/v2/assets/events", repeats=True, trouble=False, params=wanted)
         # Airflow 3.3.2 answers 500 while one of them is queued (its model wants a start date): none is known then.
-        events = [] if answer.is_server_error else answer.raise_for_status().json()["asset_events"]
+        events = [] if answer.is_server_error else _content(answer)["asset_events"]
         made = [Run(one["dag_id"], one["run_id"]) for event in events for one in event["created_dagruns"]]
         for event in events:
             for dag in set(awaited) - {one.dag for one in made}:

@@ -3,7 +3,7 @@
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,15 +24,19 @@ RUNS = "/api/v2/dags/ingest_mnist/dagRuns"
 
 
 class Api:
-    """An api-server that gives these answers to all but the log-in, the last one for ever; None hangs up."""
+    """An api-server that gives these answers to whom it knows, the last one for ever; None hangs up."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, Any] | None] = []
         self.asked: list[tuple[str, str, Any]] = []
+        self.token, self.password = "first", "secret"
 
-    def answer(self, method: str, path: str, body: Any) -> tuple[int, Any] | None:
+    def answer(self, method: str, path: str, token: str, body: Any) -> tuple[int, Any] | None:
         if path == "/auth/token":
-            return 201, {"access_token": "t"}
+            known = body["password"] == self.password
+            return (201, {"access_token": self.token}) if known else (401, {"detail": "Invalid credentials"})
+        if token != f"Bearer {self.token}":
+            return 401, {"detail": "Token Expired"}
         self.asked.append((method, path, body))
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
@@ -47,7 +51,8 @@ def airflow(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Airflow]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             sent = self.rfile.read(int(self.headers.get("content-length", 0)))
-            answer = api.answer(self.command, self.path.partition("?")[0], json.loads(sent) if sent else None)
+            path, token = self.path.partition("?")[0], self.headers.get("authorization", "")
+            answer = api.answer(self.command, path, token, json.loads(sent) if sent else None)
             if answer is None:
                 self.close_connection = True
                 return
@@ -132,3 +137,37 @@ def test_the_events_of_a_queued_run_are_none_and_cost_no_new_try(api: Api, airfl
     api.answers = [(500, "Internal Server Error")]
     assert airflow.started_by(Run("ingest_mnist", "r")) == []
     assert len(api.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda airflow: airflow.state(Run("ingest_mnist", "r")), lambda airflow: airflow.trigger("ingest_mnist", {}).id],
+)
+def test_a_token_that_has_run_out_is_renewed(api: Api, airflow: Airflow, ask: Callable[[Airflow], str]) -> None:
+    api.token = "second"
+    api.answers = [(200, {"state": "running", "dag_run_id": "running"})]
+    assert ask(airflow) == "running"
+    assert len(api.asked) == 1
+
+
+def test_a_password_that_was_changed_meanwhile_is_named(api: Api, airflow: Airflow) -> None:
+    api.token, api.password = "second", "other"
+    with pytest.raises(NightshiftError, match="401 to POST /auth/token"):
+        airflow.state(Run("ingest_mnist", "r"))
+
+
+def test_a_task_that_said_nothing_has_an_empty_receipt(api: Api, airflow: Airflow) -> None:
+    api.answers = [(404, {"detail": "XCom entry with key: `return_value` not found"})]
+    assert airflow.receipt(Run("ingest_mnist", "r"), "ingest") == {}
+
+
+def test_a_receipt_that_airflow_cannot_give_is_not_taken_for_an_empty_one(api: Api, airflow: Airflow) -> None:
+    api.answers = [(500, LOCKED)]
+    with pytest.raises(NightshiftError, match="500 to GET"):
+        airflow.receipt(Run("ingest_mnist", "r"), "ingest")
+
+
+def test_events_that_airflow_refuses_to_tell_are_an_error_of_ours(api: Api, airflow: Airflow) -> None:
+    api.answers = [(403, {"detail": "Forbidden"})]
+    with pytest.raises(NightshiftError, match="403 to GET /api/v2/assets/events: Forbidden"):
+        airflow.started_by(Run("ingest_mnist", "r"))
