@@ -21,6 +21,7 @@ from nightshift.releases.signing import Trust
 from nightshift.releases.store import open_store
 from nightshift.serving import guard as guards
 from nightshift.serving import logs, processes
+from nightshift.serving.awake import Awake
 from nightshift.serving.door import TOO_MUCH
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
@@ -94,7 +95,7 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
     inference = Inference()
     watch = Watch(follower, inference, access, guard.usage.store, guard.usage.instance, settings.plan)
     statistics = Statistics(peers)
-    watchers = (guard.watch, follower.tallies.watch, statistics.watch, *watch.watchers)
+    watchers = (guard.watch, follower.tallies.watch, statistics.watch, *watch.watchers, Awake().watch)
     front = Front(engine, follower, guard, inference, watchers, statistics)
     watch.metrics.facts.append(front.door.facts)
     rest = Rest(front, watch, {"registry": store.url, "checkout": settings.checkout})
