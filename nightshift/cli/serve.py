@@ -71,6 +71,9 @@ def serve(
             help="Left out of it: inputs, outputs, key, input:NAME, output:NAME, MODEL=any of these; repeatable."
         ),
     ] = None,
+    sample_days: Annotated[
+        int, typer.Option(envvar="NIGHTSHIFT_SAMPLE_DAYS", min=1, help="Days that samples are kept; older ones go.")
+    ] = 90,
 ) -> None:
     """Serve what the ledger wants, over the Open Inference Protocol v2, until SIGTERM or Ctrl-C."""
     count = len(os.sched_getaffinity(0)) if processes == "auto" else int(processes) if processes.isdecimal() else 0
@@ -133,7 +136,7 @@ def serve(
         count=count,
         log_level=log_level.value,
         log_json=None if log is Log.auto else log is Log.json,
-        plan=_plan(sample_rate, sample_leave_out, registry),
+        plan=_plan(sample_rate, sample_leave_out, sample_days, registry),
         trust=trusted,
     )
     status = server.serve(settings)
@@ -177,13 +180,13 @@ def _trust(file: Path | None) -> "Trust | None":
     return trust
 
 
-def _plan(rates: list[str] | None, leave_out: list[str] | None, registry: str) -> "Plan":
+def _plan(rates: list[str] | None, leave_out: list[str] | None, days: int, registry: str) -> "Plan":
     """What is typed, else what the environment says, in which commas separate."""
     from nightshift.serving import places, samples
 
-    rates = rates or _listed("NIGHTSHIFT_SAMPLE_RATE")
+    rates, leave_out = rates or _listed("NIGHTSHIFT_SAMPLE_RATE"), leave_out or _listed("NIGHTSHIFT_SAMPLE_LEAVE_OUT")
     try:
-        plan = samples.plan(rates, leave_out or _listed("NIGHTSHIFT_SAMPLE_LEAVE_OUT"))
+        plan = samples.plan(rates, leave_out, days)
     except ValueError as error:
         raise NightshiftError(str(error), "see nightshift serve --help", exit_code=2) from None
     if plan and not places.place("served", registry):

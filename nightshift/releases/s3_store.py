@@ -85,6 +85,11 @@ class S3Store:
         with self._watch(key):
             self._client.put(self.prefix + key, data, use_multipart=False)
 
+    def folders(self, folder: str) -> "list[str]":
+        with self._watch(folder):
+            found = self._client.list_with_delimiter(self.prefix + folder)["common_prefixes"]
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
     def list(self, prefix: str) -> "list[str]":
         return sorted(self.written(prefix))
 

@@ -34,6 +34,9 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Create or overwrite the object."""
 
+    def folders(self, folder: str) -> "list[str]":
+        """The folders directly in this one, sorted: one request for a thousand, however much is in them."""
+
     def list(self, prefix: str) -> "list[str]":
         """The keys that begin with these characters, sorted."""
 
@@ -132,6 +135,11 @@ class FolderStore:
         with self._watch():
             target = self._path(key)
             self._written(target, data).replace(target)
+
+    def folders(self, folder: str) -> "list[str]":
+        with self._watch():
+            base = self.root / folder
+            return sorted(entry.name for entry in base.iterdir() if entry.is_dir()) if base.is_dir() else []
 
     def list(self, prefix: str) -> "list[str]":
         with self._watch():

@@ -4,13 +4,13 @@
 
 Any Parquet reader takes them: columns as in ``Row``; ``inputs`` and ``outputs`` are lists of (name, datatype, shape,
 data), data being the tensor's bytes as in the protocol's binary extension. By the times in its name a file is known to
-hold a call or not without being read.
+hold a call or not without being read. Days go whole, by ``forget``.
 """
 
 import io
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,20 @@ class Row(NamedTuple):
     status: int
     milliseconds: float
     error: str | None
+
+
+def forget(store: Store, since: date, stopping: Callable[[], bool]) -> int:
+    """Remove the files of all days before this one, until it is stopping; the number of files. Raises ReleaseError."""
+    removed = 0
+    for folder in store.folders("samples"):
+        if _day_of(folder) >= since:
+            continue
+        for found in store.list(f"samples/{folder}/"):
+            if stopping():
+                return removed
+            store.delete(found)
+            removed += 1
+    return removed
 
 
 def day(at: float) -> str:
@@ -127,6 +141,13 @@ def find(
         if row:
             return row
     return None
+
+
+def _day_of(folder: str) -> date:
+    try:
+        return date.fromisoformat(folder.removeprefix("date="))
+    except ValueError:
+        return date.max  # not one of ours
 
 
 def _row(file: bytes, request_id: str) -> dict[str, Any] | None:

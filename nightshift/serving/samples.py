@@ -3,7 +3,8 @@
 Nothing is kept unless the endpoint is told a rate. It is the endpoint's setting and not the release's: what may be kept
 of people's inputs is decided where they are received, and may change without a new release. The event loop draws a lot
 (0.1 µs) and copies the few that it chose; a thread writes a file a minute, or when 8 MB wait. While the store is away
-32 MB wait, and the oldest beyond that are dropped and counted.
+32 MB wait, and the oldest beyond that are dropped and counted. Once an hour the same thread removes the days that are
+too old by the store's clock, also when nothing is kept any more.
 """
 
 import logging
@@ -13,10 +14,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from nightshift.releases.clock import Clock
 from nightshift.releases.errors import ReleaseError
 from nightshift.releases.manifest import Tensor
 from nightshift.releases.store import Store
@@ -29,6 +32,7 @@ FLUSH_S = 60.0
 FLUSH_BYTES = 8 << 20
 MOST_BYTES = 32 << 20
 FIELDS = ("inputs", "outputs", "key")  # what can be left out whole; one tensor is named input:NAME or output:NAME
+FORGET_S = 3600.0
 _PATIENCE_S = 10.0
 _ROW_BYTES = 500  # of a call beside its tensors, about
 
@@ -37,13 +41,14 @@ log = logging.getLogger("nightshift.serving")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept: a share from 0 to 1 for all models, others for some; and what is left out of the samples, of all
-    models under "" and of some under their names.
+    """What is kept: a share from 0 to 1 for all models, others for some; what is left out of the samples, of all
+    models under "" and of some under their names; and for how many days.
     """
 
     rate: float = 0.0
     rates: Mapping[str, float] | None = None
     leave_out: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    days: int = 90
 
     def __bool__(self) -> bool:
         """Whether anything is kept at all."""
@@ -57,7 +62,7 @@ class Plan:
         return self.leave_out.get("", nothing) | self.leave_out.get(model, nothing)
 
 
-def plan(rates: Iterable[str], leave_out: Iterable[str]) -> Plan:
+def plan(rates: Iterable[str], leave_out: Iterable[str], days: int) -> Plan:
     """The plan as typed: ``0.01`` or ``MODEL=0.5``; FIELDS, ``input:NAME`` or ``output:NAME``, or one of these after
     ``MODEL=``. ValueError says what is wrong.
     """
@@ -84,7 +89,7 @@ def plan(rates: Iterable[str], leave_out: Iterable[str]) -> Plan:
         if not fits or text.startswith("="):
             raise ValueError(f"{text!r} cannot be left out: {', '.join(FIELDS)}, input:NAME, output:NAME, or MODEL=…")
         left_out[model] = left_out.get(model, frozenset()) | {what}
-    return Plan(everywhere, some, left_out)
+    return Plan(everywhere, some, left_out, days)
 
 
 class Samples:
@@ -99,6 +104,7 @@ class Samples:
         self._lock = threading.Lock()  # taken for what is sampled only
         self._unsent: tuple[str, bytes, int] | None = None  # key, file, rows: sent again under the same name
         self._problem = False
+        self._clock, self._forget_at = Clock(store), 0.0
         self._left_out: WeakKeyDictionary[LoadedModel, frozenset[str]] = WeakKeyDictionary()
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="write samples", daemon=True)
@@ -157,6 +163,21 @@ class Samples:
             self._wake.wait(FLUSH_S)
             self._wake.clear()
             self._flush()
+            if not self._stop and time.monotonic() >= self._forget_at:
+                self._forget()
+                self._forget_at = time.monotonic() + FORGET_S
+
+    def _forget(self) -> None:
+        """Remove the days that are too old; what cannot be removed now is looked for again in an hour."""
+        try:
+            if self._store.folders("samples"):
+                since = self._clock().date() - timedelta(days=self._plan.days)
+                if removed := sample_files.forget(self._store, since, lambda: self._stop):
+                    log.info("samples of before %s are removed: %d files", since, removed)
+        except ReleaseError as error:
+            log.warning("old samples cannot be removed now: %s", error.message)
+        except Exception:
+            log.exception("old samples cannot be removed now")
 
     def _flush(self) -> None:
         """Write all that waits, or as much as the store takes."""

@@ -17,7 +17,7 @@ from nightshift.serving.samples import Plan, Samples
 
 
 class Watch:
-    """``served`` is where samples go; without it, or with a plan that keeps nothing, there are none."""
+    """``served`` is where samples go; without it there are none, with a plan that keeps nothing only old ones."""
 
     def __init__(
         self,
@@ -35,12 +35,13 @@ class Watch:
         self.metrics = Metrics(self._file(self.peers.number))
         self.peers.answers["metrics"] = self.metrics.counts
         self.metrics.facts.append(self._facts)
-        self.samples = Samples(served, instance, plan) if served is not None and plan else None
+        self.samples = Samples(served, instance, plan) if served is not None else None
+        self._samples_calls = bool(plan)
 
     @property
     def watchers(self) -> list[Callable[[Call], None]]:
         """Each takes microseconds and never raises."""
-        sampled = [self.samples.watch] if self.samples else []
+        sampled = [self.samples.watch] if self.samples and self._samples_calls else []
         return [self.metrics.watch, self.access.watch, *sampled]
 
     def start(self) -> None:

@@ -95,6 +95,7 @@ class Team:
     hosts: tuple[str, ...] = ()  # the names by which the replicas are asked, beside loopback's
     sample_rate: str = ""  # of the endpoint's requests, and what is left out of the samples (docs/watching.md)
     sample_leave_out: str = ""
+    sample_days: str = ""
     notify_url: str = ""  # whom the nights are told to (docs/told.md), and what is called after each; both secret
     heartbeat_url: str = ""
     signing: dict[str, str] = field(default_factory=dict)  # what whoever deploys signs with, and whom the
@@ -121,6 +122,7 @@ class Team:
             sampling = {
                 "NIGHTSHIFT_SAMPLE_RATE": self.sample_rate,
                 "NIGHTSHIFT_SAMPLE_LEAVE_OUT": self.sample_leave_out,
+                "NIGHTSHIFT_SAMPLE_DAYS": self.sample_days,
             }
             return home | told | self.trusted | {name: value for name, value in sampling.items() if value}
         if service == PROMETHEUS:

@@ -43,6 +43,14 @@ def test_a_prefix_is_characters_and_not_a_folder(store: Store) -> None:
     assert store.list("days/3/") == []
 
 
+def test_folders_are_the_next_part_of_keys_that_go_on(store: Store) -> None:
+    for key in ("days/date=2/1/2", "days/date=1/1", "days/date=1/2", "days/readme", "days2/x/y"):
+        store.put(key, b"x")
+    assert store.folders("days") == ["date=1", "date=2"]
+    assert store.folders("days/date=2") == ["1"]
+    assert store.folders("nothing") == []
+
+
 def test_a_key_has_the_characters_that_it_was_given(store: Store) -> None:
     keys = ["a b", "a%20b", "a+b@c=d:e", "größe", "x#y?z&"]
     for key in keys:

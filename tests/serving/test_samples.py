@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from nightshift.releases.errors import StoreUnavailable
+from nightshift.releases.errors import StoreDenied, StoreUnavailable
 from nightshift.releases.store import FolderStore, open_store
 from nightshift.serving import sample_files, samples
 from nightshift.serving.model import LoadedModel
@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def written(store: Any, *calls: Any, rates: tuple[str, ...] = ("1",), leave_out: tuple[str, ...] = ()) -> Samples:
-    sampler = Samples(store, "host-1", plan(rates, leave_out))
+    sampler = Samples(store, "host-1", plan(rates, leave_out, 90))
     sampler.start()
     for call in calls:
         sampler.watch(call)
@@ -158,13 +158,25 @@ class Away(FolderStore):
         return super().put_new(key, data)
 
 
+class Protected(FolderStore):
+    """Lets nobody remove a sample."""
+
+    refused = 0
+
+    def delete(self, key: str) -> None:
+        if not key.startswith("samples/"):
+            return super().delete(key)
+        self.refused += 1
+        raise StoreDenied("no right to remove", "ask for it")
+
+
 def test_while_the_store_is_away_memory_is_bounded_and_the_oldest_go(
     tmp_path: Path, model: LoadedModel, monkeypatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(samples, "FLUSH_BYTES", 20_000)
     monkeypatch.setattr(samples, "MOST_BYTES", 60_000)
     store = Away(tmp_path)
-    sampler = Samples(store, "host-1", plan(("1",), ()))
+    sampler = Samples(store, "host-1", plan(("1",), (), 90))
     sampler.start()
     for number in range(50):
         sampler.watch(ended(model, number))
@@ -183,7 +195,7 @@ def test_while_the_store_is_away_memory_is_bounded_and_the_oldest_go(
 
 def test_what_could_not_be_written_is_written_later(tmp_path: Path, model: LoadedModel):
     store = Away(tmp_path)
-    sampler = Samples(store, "host-1", plan(("1",), ()))
+    sampler = Samples(store, "host-1", plan(("1",), (), 90))
     for number, store.away in ((1, True), (2, True), (3, False)):
         sampler.watch(ended(model, number))
         sampler._flush()
@@ -193,7 +205,7 @@ def test_what_could_not_be_written_is_written_later(tmp_path: Path, model: Loade
 
 def test_a_sample_is_a_copy_of_what_the_request_goes_on_to_use(tmp_path: Path, model: LoadedModel):
     call = ended(model, 7)
-    sampler = Samples(FolderStore(tmp_path), "host-1", plan(("1",), ()))
+    sampler = Samples(FolderStore(tmp_path), "host-1", plan(("1",), (), 90))
     sampler.watch(call)
     call.inputs["image"][:] = 0
     sampler._flush()
@@ -216,7 +228,7 @@ def test_an_answer_that_was_lost_does_not_write_a_call_twice(tmp_path: Path, mod
             return first
 
     store = Forgetful(tmp_path)
-    sampler = Samples(store, "host-1", plan(("1",), ()))
+    sampler = Samples(store, "host-1", plan(("1",), (), 90))
     sampler.watch(ended(model, 1))
     sampler._flush()
     sampler.watch(ended(model, 2))
@@ -226,7 +238,7 @@ def test_an_answer_that_was_lost_does_not_write_a_call_twice(tmp_path: Path, mod
 
 
 def test_a_file_holds_one_day(tmp_path: Path, model: LoadedModel, monkeypatch):
-    store, sampler = FolderStore(tmp_path), Samples(FolderStore(tmp_path), "host-1", plan(("1",), ()))
+    store, sampler = FolderStore(tmp_path), Samples(FolderStore(tmp_path), "host-1", plan(("1",), (), 90))
     midnight = datetime(2026, 11, 28, tzinfo=UTC).timestamp()
     for at in (-0.002, -0.001, 0.0, 0.001):
         monkeypatch.setattr(samples.time, "time", lambda at=at: midnight + at)
@@ -240,7 +252,7 @@ def test_a_file_holds_one_day(tmp_path: Path, model: LoadedModel, monkeypatch):
 def test_a_request_is_found_by_its_id_with_little_reading(tmp_path: Path, model: LoadedModel, monkeypatch):
     clock: Callable[[], float] = time.time
     start = datetime(2026, 11, 28, 3, tzinfo=UTC)
-    sampler = Samples(FolderStore(tmp_path), "host-1", plan(("1",), ()))
+    sampler = Samples(FolderStore(tmp_path), "host-1", plan(("1",), (), 90))
     ours = ""
     for minute in range(60):
         monkeypatch.setattr(samples.time, "time", lambda m=minute: (start + timedelta(minutes=m)).timestamp())
@@ -268,6 +280,41 @@ def test_a_request_is_found_by_its_id_with_little_reading(tmp_path: Path, model:
     assert sample_files.find(store, "request-17", days=["2026-11-27"]) is None
 
 
+def test_days_go_when_they_are_too_old_also_when_nothing_is_kept_any_more(s3: Any, monkeypatch):
+    for name, setting in s3.environment("endpoint").items():
+        monkeypatch.setenv(name, setting)
+    store = open_store(f"s3://{s3.served}/test_samples-{os.urandom(4).hex()}")
+    today = datetime.now(UTC).date()
+
+    def files(*ages: int) -> set[str]:
+        return {f"samples/date={today - timedelta(days=age)}/1-2-{one}.parquet" for age in ages for one in "ab"}
+
+    others = {"samples/date=x/1", "samples/README", "usage/date=2020-01-01/1"}
+    for key in others | files(0, 1, 28, 31, 400):
+        store.put(key, b"")
+    monkeypatch.setattr(samples, "FLUSH_S", 0.05)
+    sampler = Samples(store, "host-1", plan((), (), 30))
+    sampler.start()
+    wait_for(lambda: set(store.list("")) == others | files(0, 1, 28))
+    sampler.stop()
+
+
+def test_a_store_that_removes_nothing_is_asked_again_later_and_writes_on(
+    tmp_path: Path, model: LoadedModel, monkeypatch
+):
+    store = Protected(tmp_path)
+    store.put("samples/date=2020-01-01/1-2-host-1.parquet", b"")
+    monkeypatch.setattr(samples, "FLUSH_S", 0.05)
+    monkeypatch.setattr(samples, "FORGET_S", 0.2)
+    sampler = Samples(store, "host-1", plan(("1",), (), 90))
+    sampler.start()
+    wait_for(lambda: store.refused >= 2)
+    sampler.watch(ended(model))
+    wait_for(lambda: sampler.written == 1)
+    sampler.stop()
+    assert len(store.list("samples/")) == 2
+
+
 def test_a_thread_is_not_waited_for_when_the_store_hangs(tmp_path: Path, model: LoadedModel, monkeypatch):
     free = threading.Event()
 
@@ -284,7 +331,7 @@ def test_a_thread_is_not_waited_for_when_the_store_hangs(tmp_path: Path, model: 
 @pytest.mark.parametrize("rate", ["2", "-0.1", "x", "toy=", "=0.5", "toy=1.5", "nan"])
 def test_a_rate_that_is_none_is_refused(rate: str):
     with pytest.raises(ValueError, match="is no rate"):
-        plan((rate,), ())
+        plan((rate,), (), 90)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +339,7 @@ def test_a_rate_that_is_none_is_refused(rate: str):
 )
 def test_a_field_that_cannot_be_left_out_is_refused(field: str):
     with pytest.raises(ValueError, match="cannot be left out"):
-        plan((), (field,))
+        plan((), (field,), 90)
 
 
 def test_our_ids_say_when_they_began_and_a_clients_is_kept_when_it_is_plain():
