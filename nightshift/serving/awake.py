@@ -3,7 +3,8 @@
 A core that sleeps has to be woken: on a virtual machine that is 6 % (REST) to 15 % (gRPC) of the time between two
 answers of a small model. So who has asked STREAK times in a row within STAY_S of the answer before is expected to do so
 once more, and for that long the loop looks for it. A caller that takes longer is waited for as ever, and costs nothing
-in between; where several ask at once there is always something to do. Whatever else wants the core meanwhile gets it.
+in between; where several ask at once there is always something to do; a request that takes long does not notice the
+waking. Whatever else wants the core meanwhile gets it.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from nightshift.serving.call import Call
 
 STAY_S = 0.0004  # from an answer on: what a caller beside the endpoint takes at most, if it does little else
 STREAK = 8
+SHORT_S = 0.002  # that a request takes at most
 
 
 class Awake:
@@ -26,7 +28,8 @@ class Awake:
 
     def watch(self, call: Call) -> None:
         """A call that ended."""
-        self._streak = self._streak + 1 if 0 <= call.started - self._answered < STAY_S else 0
+        again = 0 <= call.started - self._answered < STAY_S and call.seconds < SHORT_S
+        self._streak = self._streak + 1 if again else 0
         self._answered = call.started + call.seconds
         if self._streak >= STREAK and not self.stays:
             self.stays = True
