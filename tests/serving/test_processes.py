@@ -4,7 +4,8 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -112,18 +113,26 @@ def test_a_process_that_is_killed_is_started_again_and_serves_what_the_others_do
     assert endpoint.stop() == 0
 
 
+@contextmanager
+def hangup(handler: signal.Handlers) -> Iterator[None]:
+    """What is started within inherits what becomes of it when its terminal goes."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("options", [(), TWO], ids=["one", "two"])
 def test_when_its_terminal_goes_an_endpoint_ends_well_unless_it_was_told_not_to(world: World, start, options) -> None:
     world.order(world.publish(), "proven")
-    endpoint = start(options=options)
+    with hangup(signal.SIG_DFL):  # these tests may have been started by nohup themselves
+        endpoint = start(options=options)
     wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
     assert endpoint.stop(signal.SIGHUP) == 0
     assert endpoint.log.read_text().count("stopped") == max(1, len(options))
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
+    with hangup(signal.SIG_IGN):  # as nohup does
         endpoint.start()
-    finally:
-        signal.signal(signal.SIGHUP, before)
     wait_for(lambda: endpoint.answers("/v2/health/ready"), 60)
     endpoint.process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
