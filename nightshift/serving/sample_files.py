@@ -48,20 +48,6 @@ class Row(NamedTuple):
     error: str | None
 
 
-def forget(store: Store, since: date, stopping: Callable[[], bool]) -> int:
-    """Remove the files of all days before this one, until it is stopping; the number of files. Raises ReleaseError."""
-    removed = 0
-    for folder in store.folders("samples"):
-        if _day_of(folder) >= since:
-            continue
-        for found in store.list(f"samples/{folder}/"):
-            if stopping():
-                return removed
-            store.delete(found)
-            removed += 1
-    return removed
-
-
 def day(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).date().isoformat()
 
@@ -141,6 +127,20 @@ def find(
         if row:
             return row
     return None
+
+
+def forget(store: Store, since: date, stopping: Callable[[], bool]) -> int:
+    """Remove the files of all days before this one, until it is stopping; the number of files. Raises ReleaseError."""
+    removed = 0
+    for folder in store.folders("samples"):
+        if _day_of(folder) >= since:
+            continue
+        for found in store.list(f"samples/{folder}/"):
+            if stopping():
+                return removed
+            store.delete(found)
+            removed += 1
+    return removed
 
 
 def _day_of(folder: str) -> date:

@@ -36,12 +36,12 @@ class Watch:
         self.peers.answers["metrics"] = self.metrics.counts
         self.metrics.facts.append(self._facts)
         self.samples = Samples(served, instance, plan) if served is not None else None
-        self._samples_calls = bool(plan)
+        self._plan = plan
 
     @property
     def watchers(self) -> list[Callable[[Call], None]]:
         """Each takes microseconds and never raises."""
-        sampled = [self.samples.watch] if self.samples and self._samples_calls else []
+        sampled = [self.samples.watch] if self.samples and self._plan else []
         return [self.metrics.watch, self.access.watch, *sampled]
 
     def start(self) -> None:

@@ -45,7 +45,7 @@ CHOICES = {
         "the share of requests whose inputs and answers are kept, 0.01 or MODEL=0.1,…: none",
     ),
     "NIGHTSHIFT_SAMPLE_LEAVE_OUT": ("", "what is left out of them: inputs, outputs, key, input:NAME, output:NAME"),
-    "NIGHTSHIFT_SAMPLE_DAYS": ("90", "for how many days they are kept"),
+    "NIGHTSHIFT_SAMPLE_DAYS": ("", "for how many days they are kept: 90"),
     "NIGHTSHIFT_BRANCH": ("main", "the branch that nights run and record on"),
     "NIGHTSHIFT_REPO": (REPOSITORY, "the repository with that branch; this one is made by the service `init`"),
     "NIGHTSHIFT_NOTIFY_URL": ("", "whom nights that need somebody are told to, a URL of apprise's (docs/told.md)"),
