@@ -190,7 +190,8 @@ class Follower:
                 if self._sequence.get(name) != order.sequence:
                     if outcome is None:  # others may wait for this vote
                         self.peers.vote(name, order.sequence)
-                    self._remember(name, order.digest, order.sequence)
+                    self._last_known.note(name, order.digest, order.sequence)
+                    self._follows(name, order.sequence)
                 return has_champion
             try:
                 loaded = self.loader.agreed(order) if outcome is None else self.loader.proven(order)
@@ -241,12 +242,12 @@ class Follower:
         """A model that was retired answers no more."""
         if self._trying.get(name):
             self._end_canary(name)
+        self._last_known.forget(name)  # before it stops: who has seen it gone does not find it again after a kill
         old = self.engine.stop(name)
         if not old:
             return
         log.info("%s", self.engine.tombstones[name][""])
         self._sequence.pop(name, None)
-        self._last_known.keep({known: last for known, last in self._last_known.read().items() if known != name})
         self._drop(name, old)
 
     def _drop(self, name: str, old: "Sequence[weakref.ref[LoadedModel]]") -> None:
@@ -256,17 +257,18 @@ class Follower:
     def _serve(self, loaded: LoadedModel, sequence: int) -> None:
         self.tallies.end(loaded.name)
         self._trying.pop(loaded.name, None)
+        # Before it serves: who has seen it serve finds it again after a kill, also while the store is away.
+        self._last_known.note(loaded.name, loaded.digest, sequence)
         old = self.engine.swap(loaded)
         self.swaps[loaded.name] += 1
         log.info("%s: serving %s by order %d", loaded.name, loaded.version, sequence)
-        self._remember(loaded.name, loaded.digest, sequence)
+        self._follows(loaded.name, sequence)
         self._drop(loaded.name, old)
         self.loader.tidy(loaded.name)
 
-    def _remember(self, name: str, digest: str, sequence: int) -> None:
+    def _follows(self, name: str, sequence: int) -> None:
         self._sequence[name] = sequence
         self.loader.forget_refusals(name, before=sequence)
-        self._last_known.keep({**self._last_known.read(), name: {"digest": digest, "sequence": sequence}})
 
     def _serve_last_known(self) -> None:
         for name, last in self._last_known.read().items():

@@ -25,8 +25,17 @@ class LastKnown:
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
-    def keep(self, models: dict[str, dict[str, Any]]) -> None:
-        """Never raises: an endpoint whose disk is full goes on."""
+    def note(self, model: str, digest: str, sequence: int) -> None:
+        """This release serves by the order of this number. Never raises: an endpoint whose disk is full goes on."""
+        self._keep({**self.read(), model: {"digest": digest, "sequence": sequence}})
+
+    def forget(self, model: str) -> None:
+        """Nothing of it serves any more. Never raises."""
+        models = self.read()
+        if models.pop(model, None):
+            self._keep(models)
+
+    def _keep(self, models: dict[str, dict[str, Any]]) -> None:
         state = {"format": 1, "registry": self._registry, "models": models}
         try:
             with whole_file(self._file) as temporary:

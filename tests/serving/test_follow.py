@@ -5,7 +5,9 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -14,6 +16,8 @@ import pytest
 
 from nightshift.releases.ledger import Outcome, now
 from nightshift.releases.marks import Marks
+from nightshift.serving.engine import Engine
+from nightshift.serving.follow import Follower
 from nightshift.serving.load import _COPIES
 from tests.serving.world import Endpoint, World, wait_for
 
@@ -71,8 +75,7 @@ def test_a_retired_model_answers_410_with_its_successor_and_answers_again_when_t
     gone = wait_for(lambda: (answer := endpoint.infer()).status_code == 410 and answer)
     assert gone.json()["error"] == "model 'toy' was retired: replaced; ask 'toy2' instead"
     assert endpoint.of()["retired"] == gone.json()["error"]
-    remembered = endpoint.copies / "serving.json"  # written when it is known, which is after it is so
-    wait_for(lambda: "toy" not in json.loads(remembered.read_text())["models"])
+    assert "toy" not in json.loads((endpoint.copies / "serving.json").read_text())["models"]
     marks.put("toy", "retire", None, who="kim", reason="a mistake", undo=True)
     endpoint.refresh()
     endpoint.wait_serving(digest)
@@ -290,6 +293,46 @@ def test_s3_away_at_a_restart_serves_from_the_local_copy(s3, tmp_path: Path, sta
     endpoint.wait_serving(digest)
     assert "127.0.0.1:9" in wait_for(lambda: endpoint.status()["problem"])
     assert endpoint.infer().headers["nightshift-digest"] == digest
+
+
+def test_who_has_seen_a_model_serve_or_gone_finds_it_so_after_a_kill_while_the_store_is_away(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered for a start without the ledger is written before it is so."""
+    digest = world.publish()
+    world.order(digest, "proven")
+    engine, copies = Engine(), tmp_path / "copies"
+    remembered: list[dict] = []
+
+    def look_before(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*arguments: Any) -> Any:
+            remembered.append(json.loads((copies / "serving.json").read_text())["models"])
+            return change(*arguments)
+
+        return changed
+
+    for name in ("swap", "stop"):
+        monkeypatch.setattr(engine, name, look_before(getattr(engine, name)))
+    follower = Follower(world.registry, world.ledger, engine, copies)
+    follower.step()
+    assert remembered == [{"toy": {"digest": digest, "sequence": 1}}]
+    Marks(world.store).put("toy", "retire", None, who="kim", reason="a leak")
+    follower.step()
+    assert remembered[1:] == [{}]
+
+
+def test_what_was_retired_meanwhile_does_not_serve_again_when_the_store_is_away(world: World, tmp_path: Path) -> None:
+    digest, copies = world.publish(), tmp_path / "copies"
+    world.order(digest, "proven")
+    Follower(world.registry, world.ledger, Engine(), copies).step()
+    Marks(world.store).put("toy", "retire", None, who="kim", reason="a leak")
+    follower = Follower(world.registry, world.ledger, Engine(), copies)  # it was away while that was said
+    follower.step()
+    (world.folder / "registry").rename(world.folder / "gone")
+    (world.folder / "registry").write_text("away")
+    follower.step()
+    assert follower.problem
+    assert follower.engine.serving("toy") is None
 
 
 @pytest.fixture
