@@ -151,5 +151,6 @@ def environment(at: Place) -> dict[str, str]:
         "PROCESSES": str(at.processes),
         "BENTOML_HOME": str(at.home),
         "BENTOML_DO_NOT_TRACK": "True",
+        "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONPATH": os.pathsep.join([str(PROGRAMS), str(PROGRAMS.parents[2])]),
     }

@@ -33,7 +33,6 @@ def read(root: Path) -> dict[str, Any]:
     Raises:
         NightshiftError: DVC cannot read the project; its own words name file and line.
     """
-    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.repo.reproduce import get_active_graph, plan_repro

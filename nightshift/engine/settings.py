@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from nightshift import NO_TELEMETRY
 from nightshift.errors import NightshiftError
 
 MEANING = {
@@ -22,7 +23,7 @@ ALLOWED = {
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "NIGHTSHIFT_WORK", "NIGHTSHIFT_REGISTRY", "NIGHTSHIFT_HOME", "PYTHONPYCACHEPREFIX",
-    "MASTER_ADDR", "MASTER_PORT", "NODE_RANK",
+    "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", *NO_TELEMETRY,
 }  # fmt: skip
 ALLOWED_PREFIXES = ("LC_", "AWS_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "OMP_", "MKL_", "OPENBLAS_")
 

@@ -44,9 +44,7 @@ class Workspace:
 
     def run(self, steps: Sequence[Sequence[str]], **more: str) -> process.Ended:
         """Run steps in it (see ``process.run_steps``), saying each line; ``more`` is added to their environment."""
-        environment = child_environment(
-            DVC_SITE_CACHE_DIR=str(self.scratch / "site"), DVC_NO_ANALYTICS="1", DVC_STUDIO_OFFLINE="1", **more
-        )
+        environment = child_environment(DVC_SITE_CACHE_DIR=str(self.scratch / "site"), DVC_STUDIO_OFFLINE="1", **more)
         return process.run_steps(steps, self.root, environment, self.scratch / "group.json", say)
 
 
