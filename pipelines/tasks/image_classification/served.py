@@ -4,6 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nightshift  # noqa: F401 - before ONNX Runtime, which would tell its maker who runs it
+
+# isort: split
 import numpy as np
 import onnxruntime
 
