@@ -161,7 +161,7 @@ class Endpoint:
     def refresh(self) -> None:
         self.client.post("/refresh", headers=ADMIN).raise_for_status()
 
-    def wait_serving(self, digest: str, model: str = "toy", seconds: float = 60.0) -> None:
+    def wait_serving(self, digest: str, model: str = "toy", seconds: float = 15.0) -> None:
         wait_for(lambda: self.of(model).get("serving") == digest, seconds)
 
     def wait_refused(self, digest: str, model: str = "toy") -> str:
