@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nightshift import NO_TELEMETRY
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,7 +31,7 @@ def environment(**more: str) -> dict[str, str]:
     kept.pop("PYTHONDONTWRITEBYTECODE", None)  # each start would be 2.5 times as dear
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "DVC_NO_ANALYTICS": "1",
+        **NO_TELEMETRY,
         **more,
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.table import Comparison
+from nightshift import NO_TELEMETRY
 
 PROGRAMS = Path(__file__).parent / "programs"
 ORT = "onnxruntime==1.32.0"  # the same for all
@@ -151,6 +152,6 @@ def environment(at: Place) -> dict[str, str]:
         "PROCESSES": str(at.processes),
         "BENTOML_HOME": str(at.home),
         "BENTOML_DO_NOT_TRACK": "True",
-        "ORT_DISABLE_TELEMETRY": "1",
+        **NO_TELEMETRY,
         "PYTHONPATH": os.pathsep.join([str(PROGRAMS), str(PROGRAMS.parents[2])]),
     }

@@ -76,6 +76,7 @@ class Lane:
         return self.cost * items > _INLINE_S
 
     def forget_turn(self) -> None:
+        """Back to what the model alone costs, as if every thread had work."""
         self.turn = self.cost / (self.threads if self.in_thread(1) else 1)
 
     def learn(self, items: int, seconds: float) -> None:

@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 
+from nightshift import NO_TELEMETRY
 from nightshift.engine.__main__ import main
 from nightshift.engine.journal import Journal
 from nightshift.releases.store import Store, open_store
@@ -56,7 +57,7 @@ class World:
             "NIGHTSHIFT_HOME": str(self.home),
             "NIGHTSHIFT_REPO": str(self.bare),
             "NIGHTSHIFT_BRANCH": "main",
-            "DVC_NO_ANALYTICS": "1",
+            **NO_TELEMETRY,
             "DVC_SITE_CACHE_DIR": str(self.home / "site"),
         }  # fmt: skip
 
