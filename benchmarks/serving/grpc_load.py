@@ -17,12 +17,20 @@ import uvloop
 
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_WINDOW_BYTES = 1 << 30  # of answers that may be under way
 _START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
+_HEAD = struct.Struct(">HBBBI")  # three bytes of length, kind, flags, stream
+
+
+def head(kind: int, flags: int, stream: int, size: int) -> bytes:
+    return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream)
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    return head(kind, flags, stream, len(payload)) + payload
 
 
 def header_block(port: int, more: dict[str, str]) -> bytes:
@@ -45,52 +53,70 @@ def header_block(port: int, more: dict[str, str]) -> bytes:
 
 
 class Client(asyncio.Protocol):
-    """One connection with one call under way. A call is done when its message and its trailers have come."""
+    """One connection with one call under way. A call is done when its message and its trailers have come.
 
-    def __init__(self, headers: bytes, message: bytes, until: float, done: asyncio.Future):
-        self._headers, self._message, self._until, self._done = headers, message, until, done
+    When the server says that it wants to close the connection, the next call goes over a new one.
+    """
+
+    def __init__(self, port: int, headers: bytes, message: bytes, until: float):
+        self._port, self._headers, self._message, self._until = port, headers, message, until
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.seconds: list[float] = []
         self.failed = 0
+        self._begin()
+
+    async def connect(self) -> None:
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self._port)
+
+    def _begin(self) -> None:
         self._buffer = b""
         self._stream = -1
         self._connection_window = 65535
         self._stream_window = self._initial_window = 65535
         self._left = b""
         self._answered = False
+        self._taken = 0  # bytes of answers for which the server got no new window yet
+        self._last = self._moves = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._begin()
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        opening = _START + frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 30))
-        self._transport.write(opening + frame(_WINDOW, 0, 0, (1 << 30).to_bytes(4, "big")))
+        self._transport.set_write_buffer_limits(high=0)  # so that uvloop sends at once, not when its turn ends
+        opening = _START + frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, _WINDOW_BYTES))
+        self._transport.write(opening + frame(_WINDOW, 0, 0, _WINDOW_BYTES.to_bytes(4, "big")))
         self._next()
 
     def connection_lost(self, _: Exception | None) -> None:
-        if not self._done.done():
+        if not (self._moves or self.done.done()):
             self.failed += 1
-            self._done.set_result(None)
+            self.done.set_result(None)
 
     def _next(self) -> None:
         if time.perf_counter() > self._until:
-            if not self._done.done():
-                self._done.set_result(None)
+            if not self.done.done():
+                self.done.set_result(None)
             self._transport.close()
+            return
+        if self._last:
+            self._moves = True
+            self._transport.close()
+            self._connecting = asyncio.ensure_future(self.connect())
             return
         self._stream += 2
         self._answered, self._left, self._stream_window = False, self._message, self._initial_window
         self._started = time.perf_counter()
-        self._send(frame(_HEADERS, _END_HEADERS, self._stream, self._headers))
+        self._send(head(_HEADERS, _END_HEADERS, self._stream, len(self._headers)), self._headers)
 
-    def _send(self, first: bytes = b"") -> None:
-        size = min(len(self._left), self._connection_window, self._stream_window, 16384)
-        if size > 0:
+    def _send(self, *first: bytes) -> None:
+        """What the windows let go, in one piece: of what comes in two the first may wake the server too soon."""
+        pieces = list(first)
+        while (size := min(len(self._left), self._connection_window, self._stream_window, 16384)) > 0:
             part, self._left = self._left[:size], self._left[size:]
             self._connection_window -= size
             self._stream_window -= size
-            first += frame(_DATA, 0 if self._left else _END_STREAM, self._stream, part)
-        if first:
-            self._transport.write(first)
-        if size > 0 and self._left:
-            self._send()
+            pieces += (head(_DATA, 0 if self._left else _END_STREAM, self._stream, size), part)
+        if pieces:
+            self._transport.write(b"".join(pieces))
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
@@ -107,9 +133,10 @@ class Client(asyncio.Protocol):
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == _DATA:
             self._answered = self._answered or len(payload) > 5
-            if payload:
-                size = len(payload).to_bytes(4, "big")
-                self._transport.write(frame(_WINDOW, 0, 0, size))
+            self._taken += len(payload)
+            if self._taken > _WINDOW_BYTES // 2:  # as gRPC's own clients do: not for each answer
+                self._transport.write(frame(_WINDOW, 0, 0, self._taken.to_bytes(4, "big")))
+                self._taken = 0
         elif kind == _SETTINGS and not flags & _ACK:
             for name, value in struct.iter_unpack(">HI", payload):
                 if name == 4:
@@ -127,7 +154,7 @@ class Client(asyncio.Protocol):
             if self._left:
                 self._send()
         elif kind == _GOAWAY:
-            self._transport.close()
+            self._last = True
         if stream == self._stream and (kind == _RESET or (kind in (_DATA, _HEADERS) and flags & _END_STREAM)):
             if self._answered:
                 self.seconds.append(time.perf_counter() - self._started)
@@ -138,16 +165,15 @@ class Client(asyncio.Protocol):
 
 async def load(port: int, connections: int, seconds: float, request: bytes, more: dict[str, str]) -> dict:
     """Requests answered and failed, and the latencies' seconds at 50 and 99 of 100."""
-    loop = asyncio.get_running_loop()
     headers = header_block(port, more)
     message = b"\0" + len(request).to_bytes(4, "big") + request
     began = time.perf_counter()
     clients = []
     for _ in range(connections):
-        client = Client(headers, message, began + seconds, loop.create_future())
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+        client = Client(port, headers, message, began + seconds)
+        await client.connect()
         clients.append(client)
-    await asyncio.wait([client._done for client in clients], timeout=seconds + 30)
+    await asyncio.wait([client.done for client in clients], timeout=seconds + 30)
     took = time.perf_counter() - began
     latencies = sorted(second for client in clients for second in client.seconds)
     count = len(latencies)

@@ -89,7 +89,7 @@ OURS, BARE = "nightshift", "bare"
 INFER = "/v2/models/cnn/infer"
 SERVERS = (
     *_both(Server(OURS, (), _nightshift, INFER, ("json", "binary", "grpc"))),
-    *_both(Server(BARE, (), _program("bare"), INFER, ("json", "binary"))),
+    *_both(Server(BARE, (), _program("bare"), INFER, ("json", "binary", "grpc"))),
     *_both(
         Server("mlserver", ("mlserver",), _mlserver, INFER, ("json", "grpc")),
         packages=("mlserver", "uvloop==0.21.0"),  # its parallel workers end at once with a later one

@@ -14,5 +14,6 @@ front         what REST and gRPC have in common
 rest          method, path and body to an answer, bodies within their limits; knows nothing of a server
 people        pictures, texts and rows to tensors, and answers to labels; openapi and site: the pages
 grpc_server   the protocol over gRPC, on its own port; grpc_metadata: what a call says beside its message
-http1         HTTP/1.1 between llhttp and uvloop, within limits; listener: who comes; server: the process around it all
+http1         HTTP/1.1 between llhttp and uvloop, within limits; http2: between zttp and uvloop, for gRPC
+listener      who comes, over either; steps: coroutines without tasks; server: the process around it all
 """

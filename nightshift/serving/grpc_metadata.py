@@ -45,17 +45,15 @@ def trailers(call: Call, more: Sequence[tuple[str, str]]) -> list[tuple[bytes, b
     """The status, and what stands in a REST answer's headers; a pause that is asked for also in the words of gRPC's
     retry policy.
     """
-    found = [("grpc-status", str(_CODES.get(call.status, 3)))]
+    found = [(b"grpc-status", b"%d" % _CODES.get(call.status, 3)), (b"x-request-id", call.id.encode())]
     if call.error:
-        found.append(("grpc-message", quote(call.error, safe=_PLAIN)))
-    found.append(("x-request-id", call.id))
+        found.append((b"grpc-message", quote(call.error, safe=_PLAIN).encode()))
     for name, value in more:
         if name == "retry-after":  # no other header of a refusal may stand behind a body
-            found += [(name, value), ("grpc-retry-pushback-ms", str(1000 * int(value)))]
-    written = [(name.encode(), value.encode()) for name, value in found]
+            found += [(b"retry-after", value.encode()), (b"grpc-retry-pushback-ms", b"%d" % (1000 * int(value)))]
     if call.model is not None and call.status not in (401, 403):
-        written += _answered_by(call.model.name, call.model.digest, call.role)
-    return written
+        found += _answered_by(call.model.name, call.model.digest, call.role)
+    return found
 
 
 @lru_cache(100)

@@ -1,20 +1,16 @@
 """The Open Inference Protocol v2 over gRPC: methods, messages and metadata to answers, as ``rest`` does it for HTTP.
 
-h2corn speaks HTTP/2 (in Rust, so that no thread of Python hands messages to another); what gRPC puts into it is here: a
-message is a flag, four bytes of length and protobuf, and the status stands in the trailers
-(https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
+``http2`` brings the calls; what gRPC puts into them is here: a message is a flag, four bytes of length and protobuf,
+and the status stands in the trailers (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-import h2corn
-import h2corn._lib as h2corn_lib
 from google.protobuf.message import DecodeError
 
 from nightshift.serving import bodies, grpc_metadata, grpc_tensors
@@ -24,19 +20,13 @@ from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
 from nightshift.serving.call import Call
 from nightshift.serving.door import TOO_MUCH
 from nightshift.serving.front import Front, Header, failed
+from nightshift.serving.http2 import Stream
 from nightshift.serving.request_ids import request_id
 from nightshift.serving.tensors import MANY, RequestError, ask_again
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
-_STREAMS = 100  # calls under way on one connection
-_CALLS = 1000  # and on all
-_HELD = 4 * _CALLS  # with those that h2corn has not handed on yet; what it refuses beyond that, nobody here can count
-_HEAD = 64 << 10  # bytes of a call's headers
-_WINDOW = 1 << 20  # bytes that a connection may send before they are asked for
-_UNTAKEN_S = 30.0  # for an answer to be taken
-_IDLE_S = 75.0  # that a connection may have no call, also a first one; a client's library makes a new one unnoticed
-_GRACE_S = 30.0  # for what is under way when the endpoint stops
+_CALLS = 1000  # under way on all connections
 _SMALL, _SMALL_S = 64 << 10, 2.0  # bytes and seconds of a message that needs no key, which is a name or two
 _LONGEST = 1000  # characters of a fault: some quote what the client sent, and its library takes 8 KiB of trailers
 _PREFIX = 5  # bytes before a message: whether it is compressed, and its length
@@ -47,10 +37,11 @@ Work = Callable[[Call, Any, Header], Awaitable[Any]]
 
 
 class _Method(NamedTuple):
-    """``request`` is the message's class."""
+    """``parse`` is what makes a request of the message named ``request``; it raises protobuf's DecodeError."""
 
     verb: str
-    request: Any
+    request: str
+    parse: Callable[[memoryview], Any]
     work: Work
 
 
@@ -75,25 +66,26 @@ class Grpc:
             "RepositoryModelUnload": ("unload", self._repository_change),
         }
         self._methods = {
-            f"/{SERVICE}/{name}": _Method(verb, getattr(messages, f"{name}Request"), work)
+            f"/{SERVICE}/{name}": _Method(verb, f"{name}Request", getattr(messages, f"{name}Request").FromString, work)
             for name, (verb, work) in ours.items()
         }
-        self._methods[f"/{HEALTH}/Check"] = _Method("ready", health.HealthCheckRequest, self._check)
+        infer = f"/{SERVICE}/ModelInfer"
+        self._methods[infer] = self._methods[infer]._replace(parse=grpc_tensors.Parser().parse)
+        check = health.HealthCheckRequest
+        self._methods[f"/{HEALTH}/Check"] = _Method("ready", "HealthCheckRequest", check.FromString, self._check)
 
-    async def __call__(self, scope: h2corn.Scope, receive: h2corn.Receive, send: h2corn.Send) -> None:
-        """One call, as an ASGI application. Never raises."""
-        if scope["type"] != "http":
-            return
+    async def __call__(self, stream: Stream) -> None:
+        """Answer one call. Never raises."""
         self._under_way += 1
         try:
-            await self._call(scope, receive, send)
+            await self._call(stream)
         finally:
             self._under_way -= 1
 
-    async def _call(self, scope: h2corn.HTTPScope, receive: h2corn.Receive, send: h2corn.Send) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        method = self._methods.get(scope["path"])
-        call = Call(request_id(headers.get("x-request-id")), "grpc", method.verb if method else "", time.perf_counter())
+    async def _call(self, stream: Stream) -> None:
+        header = stream.header
+        method = self._methods.get(stream.path)
+        call = Call(request_id(header("x-request-id")), "grpc", method.verb if method else "", time.perf_counter())
         data = b""
         more: Sequence[tuple[str, str]] = ()
         sent_away = call.verb == "infer" and self.front.door.refuses("grpc")
@@ -103,9 +95,8 @@ class Grpc:
             if self._under_way > _CALLS:
                 raise ask_again(f"{_CALLS} calls are under way already; ask again")
             if method is None:
-                raise RequestError(501, f"there is no method {scope['path'][:200]!r} here")
-            found = await self._answer(method, call, headers.get, receive)
-            data = found.SerializeToString()
+                raise RequestError(501, f"there is no method {stream.path[:200]!r} here")
+            data = await self._answer(method, call, stream)
             call.status, call.sent = 200, len(data)
             data = b"\0" + len(data).to_bytes(4, "big") + data
         except RequestError as error:
@@ -114,64 +105,64 @@ class Grpc:
             log.exception("request %s failed", call.id)
             fault = failed(call, error)
             call.status, call.error, more = fault.status, fault.message, fault.headers
+        try:
+            if not stream.answer(_HEADERS, data, grpc_metadata.trailers(call, more)):
+                call.status, call.error = 499, "the caller did not wait for the answer"
         finally:
             self.inference.leave(call)
             self.front.room.leave(call)
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True})
-            await send({"type": "http.response.body", "body": data})
-            await send({"type": "http.response.trailers", "headers": grpc_metadata.trailers(call, more)})
-        except OSError:
-            call.status, call.error = 499, "the caller did not wait for the answer"
         if not sent_away:  # whom the door refused, it has counted
             self.front.end(call)
 
-    async def _answer(self, method: _Method, call: Call, header: Header, receive: h2corn.Receive) -> Any:
+    async def _answer(self, method: _Method, call: Call, stream: Stream) -> bytes:
+        """The answer's message."""
+        header = stream.header
         if not (header("content-type") or "").startswith("application/grpc"):
             raise RequestError(501, "only gRPC is spoken here")
         if method.verb == "infer":  # before a big message is read
             self.guard.knock(call, method.verb, header)
-        data = await self._message(call, header("grpc-encoding"), receive)
+        data = await self._message(call, stream)
         try:
-            request = method.request.FromString(data)
+            request = method.parse(data)
         except DecodeError:
-            raise RequestError(400, f"the message is no {method.request.DESCRIPTOR.full_name}") from None
-        return await method.work(call, request, header)
+            raise RequestError(400, f"the message is no {method.request}") from None
+        del data  # a big message is not kept while its answer is waited for
+        found = await method.work(call, request, header)
+        return found if isinstance(found, bytes) else found.SerializeToString()
 
-    async def _message(self, call: Call, encoding: str | None, receive: h2corn.Receive) -> bytes:
+    async def _message(self, call: Call, stream: Stream) -> memoryview:
         """The one message of a call, which has room as it comes. RequestError 400, 408, 413, 415 or 503."""
         room, most = self.front.room, MAX_BODY if call.verb == "infer" else _SMALL
+        patience = BODY_TIMEOUT_S if call.verb == "infer" else _SMALL_S
         data: bytes | bytearray = b""
         size: int | None = None
-        patience = BODY_TIMEOUT_S if call.verb == "infer" else _SMALL_S
+        if not stream.ended:
+            stream.until = time.monotonic() + patience
         try:
-            with Patience(patience):
-                while size is None or len(data) < _PREFIX + size:
-                    event = await receive()
-                    if event["type"] != "http.request":
-                        raise RequestError(400, "the caller hung up")
-                    if piece := event.get("body", b""):
-                        room.take(call, len(piece))
-                        if not data:
-                            data = piece
-                        else:  # one buffer: to add to bytes would copy all that came, each time
-                            data = data if isinstance(data, bytearray) else bytearray(data)
-                            data += piece
-                    if size is None and len(data) >= _PREFIX:
-                        size = int.from_bytes(data[1:_PREFIX], "big")
-                        if size > most:
-                            raise RequestError(413, f"the message is larger than max ({size} against {most} bytes)")
-                    if not event.get("more_body"):
-                        break
+            while size is None or len(data) < _PREFIX + size:
+                piece = await stream
+                if not piece:
+                    raise RequestError(400, "the call ended without a message")
+                room.take(call, len(piece))
+                if not data:
+                    data = piece
+                else:  # one buffer: to add to bytes would copy all that came, each time
+                    data = data if isinstance(data, bytearray) else bytearray(data)
+                    data += piece
+                if size is None and len(data) >= _PREFIX:
+                    size = int.from_bytes(data[1:_PREFIX], "big")
+                    if size > most:
+                        raise RequestError(413, f"the message is larger than max ({size} against {most} bytes)")
         except TimeoutError:
             raise RequestError(408, f"the message did not arrive within {patience:.0f} s") from None
-        if size is None or len(data) < _PREFIX + size:
-            raise RequestError(400, "the call ended without a message")
+        except ConnectionError:
+            raise RequestError(400, "the caller hung up") from None
         call.received = size
-        message = bytes(memoryview(data)[_PREFIX : _PREFIX + size])
-        if data[0]:
-            message = await bodies.inflated(message, encoding or "nothing", call, room, most)
-        return message
+        message = memoryview(data)[_PREFIX : _PREFIX + size]
+        if not data[0]:
+            return message
+        encoding = stream.header("grpc-encoding") or "nothing"
+        return memoryview(await bodies.inflated(bytes(message), encoding, call, room, most))
 
     async def _server_live(self, _call: Call, _request: Any, _header: Header) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -212,103 +203,22 @@ class Grpc:
         found = await self.front.statistics_of(call, request.name or None, request.version or None, header)
         return messages.ModelStatisticsResponse(model_stats=found)
 
-    async def _model_infer(self, call: Call, request: Any, header: Header) -> Any:
+    async def _model_infer(self, call: Call, asked: grpc_tensors.Asked, header: Header) -> bytes:
+        request = asked.request
         model = self.front.find(call, request.model_name, request.model_version or None, header)
         self.inference.admit(call)
         if call.received > bodies.LONG or header("grpc-encoding") not in (None, "identity"):
-            arrays = await asyncio.to_thread(grpc_tensors.read, request, model.inputs)
+            form, arrays = await asyncio.to_thread(grpc_tensors.read, asked, model)
         else:
-            arrays = grpc_tensors.read(request, model.inputs)
-        wanted = grpc_tensors.wanted(request, model)
-        timeouts = filter(None, (grpc_tensors.timeout(request), grpc_metadata.deadline(header("grpc-timeout"))))
-        results = await self.inference.run(call, arrays, list(wanted), min(timeouts, default=0.0))
-        if grpc_tensors.writes(wanted, results) > MANY:
-            return await asyncio.to_thread(grpc_tensors.write, request, model, wanted, results)
-        return grpc_tensors.write(request, model, wanted, results)
+            form, arrays = grpc_tensors.read(asked, model)
+        timeouts = filter(None, (form.timeout, grpc_metadata.deadline(header("grpc-timeout"))))
+        results = await self.inference.run(call, arrays, list(form.wanted), min(timeouts, default=0.0))
+        if grpc_tensors.writes(form, results) > MANY:
+            return await asyncio.to_thread(grpc_tensors.write, asked, form, model, results)
+        return grpc_tensors.write(asked, form, model, results)
 
     async def _repository_index(self, call: Call, _request: Any, header: Header) -> Any:
         return messages.RepositoryIndexResponse(models=self.front.index(call, header))
 
     async def _repository_change(self, call: Call, _request: Any, header: Header) -> Any:
         raise self.front.refuse_change(call, header)
-
-
-@contextlib.asynccontextmanager
-async def listening(
-    services: Grpc, address: str, port: int, most: int, tls: tuple[Path, Path] | None, shared: bool, log_json: bool
-) -> AsyncIterator[None]:
-    """Answers until it is left, and then what is under way. OSError when it cannot listen there.
-
-    It holds ``most`` connections, and others wait; ``shared`` lets other processes listen there too; ``log_json`` is
-    for what h2corn says of its own faults.
-    """
-    h2corn_lib.emit_banner = _say_nothing  # where it listens stands in the log already, in the log's own form
-    of_message = h2corn.RequestPolicy(
-        path="/*",
-        max_request_body_size=0,  # a message is refused by its own length, in gRPC's words
-        timeout_request_body_idle=2 * BODY_TIMEOUT_S,
-        h2_timeout_response_stall=_UNTAKEN_S,
-    )
-    server = h2corn.Server(
-        services,
-        h2corn.Config(
-            bind=(f"[{address}]:{port}" if ":" in address else f"{address}:{port}",),
-            reuse_port=shared,
-            certfile=tls[0] if tls else None,
-            keyfile=tls[1] if tls else None,
-            grpc=True,
-            http1=False,
-            lifespan="off",
-            runtime_threads=1,
-            access_log=False,
-            log_format="json" if log_json else "text",
-            request_policies=(of_message,),
-            max_concurrent_streams=_STREAMS,
-            limit_concurrency=_HELD,
-            limit_connections=most,
-            h2_initial_stream_window_size=_WINDOW,
-            h2_initial_connection_window_size=_WINDOW,
-            h2_max_header_list_size=_HEAD,
-            h2_max_header_block_size=_HEAD,
-            timeout_keep_alive=_IDLE_S,
-            timeout_graceful_shutdown=_GRACE_S,
-        ),
-    )
-    serving = asyncio.create_task(server.serve())
-    await server.wait_started()
-    log.info("gRPC at %s:%d", address, port)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        try:
-            await serving
-        except RuntimeError as error:
-            log.warning("calls were not answered in %.0f s: %s", _GRACE_S, error)
-
-
-def _say_nothing(config: h2corn.Config, tls: object) -> None:
-    """In place of h2corn's lines when it starts, for which it has no setting."""
-
-
-class Patience:
-    """``asyncio.timeout`` at a fifth of its cost (1 instead of 5 µs): TimeoutError when the block takes too long."""
-
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-        self._over = False
-
-    def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._timer.cancel()
-        # Who was cancelled by somebody else too stays cancelled.
-        if self._over and self._task and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise TimeoutError
-
-    def _end(self) -> None:
-        self._over = True
-        if self._task:
-            self._task.cancel()

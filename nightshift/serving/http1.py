@@ -1,12 +1,9 @@
 """HTTP/1.1 for the endpoint: llhttp parses, uvloop carries, and what lies between is here, within limits.
 
 A request is handed on when its headers are there, and fed its body as that comes, so that it can be refused before its
-body is. Whoever answers it may be a coroutine: it runs right here until it waits for something, and one that waits for
-nothing costs neither a task nor a turn of the event loop (asyncio's eager tasks are that from Python 3.12 on).
+body is. Whoever answers it may be a coroutine.
 
-Every connection is within a size and a time in each of its states; one look at all of them, four times a second, is
-cheaper than a timer for each request. Requests that come before the one ahead is answered wait, and nothing more is
-read meanwhile. Who does not take his answers is not read either, and then cut off.
+Requests that come before the one ahead is answered wait, and nothing more is read meanwhile.
 """
 
 import asyncio
@@ -15,25 +12,20 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
 
 from nightshift.serving.bodies import BODY_TIMEOUT_S, Body, broken_off, too_slow, unreadable
+from nightshift.serving.listener import HEAD_S, IDLE_S, UNTAKEN_S, Accepted, Listener
+from nightshift.serving.steps import step
 from nightshift.serving.tensors import RequestError
-
-if TYPE_CHECKING:
-    from nightshift.serving.listener import Listener
 
 MAX_HEAD = 64 << 10  # bytes of a request's line and headers
 MAX_HEADERS = 100
 MAX_URL = 8 << 10  # bytes
 MAX_AHEAD = 32  # requests that came in one piece behind one that is being answered
-HEAD_S = 10.0  # from a connection's begin, or a request's first byte, until its headers are whole
-IDLE_S = 75.0  # that a connection may have no request; longer than what stands before it keeps its own (60 s)
-UNTAKEN_S = 30.0  # for an answer to be taken
-UNTAKEN = 256 << 20  # bytes of all answers that are not taken yet; who makes it more is cut off
 _DRAIN_S = 0.5  # in which the rest of a refused body is still taken: its sender does not read before it has sent
 _DRAINED = 1 << 20  # bytes of it
 _LINGER_S = 1.0  # that a connection which failed stays open for its last answer to arrive
@@ -96,12 +88,12 @@ class Request:
 Handler = Callable[[Request], "Answer | Coroutine[Any, Any, Answer]"]
 
 
-class Connection(asyncio.Protocol):
-    """One client's. ``until`` is when patience with what it does now ends, by ``time.monotonic()``."""
+class Connection(Accepted):
+    """One client's; ``answer`` must not raise."""
 
-    def __init__(self, listener: "Listener"):
-        self._listener = listener
-        self._transport: asyncio.Transport
+    def __init__(self, answer: Handler, listener: Listener):
+        super().__init__(listener)
+        self._answer = answer
         self._parser: Any = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[str, str] = {}
@@ -114,26 +106,17 @@ class Connection(asyncio.Protocol):
         self._arriving: Request | None = None  # whose body comes
         self._current: Request | None = None  # that is being answered
         self._next: deque[Request] = deque()
-        self._reading = True
-        self._full = False  # what was written is not taken yet
-        self._untaken = 0  # bytes of it
         self._deaf = False  # what comes is not listened to any more
         self._is_over = False  # the other side has said its last
         self.until = time.monotonic() + HEAD_S
 
     # What uvloop tells
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        if self._listener.tls is None:  # where 0 means that it is always full
-            self._transport.set_write_buffer_limits(high=0)  # uvloop sends at once then, not when its turn ends
-        self._listener.made(self)
-
     def connection_lost(self, _: Exception | None) -> None:
         self._deaf = self._is_over = True
         self._next.clear()
         self._parser = None  # which holds this
-        self._is_taken()
+        self._note_untaken(0)
         self._listener.lost(self)
         self._break_off()
 
@@ -144,21 +127,12 @@ class Connection(asyncio.Protocol):
         return self._current is not None and self._transport.can_write_eof()
 
     def pause_writing(self) -> None:
-        self._full = True
-        self._pause()
-        self.until = time.monotonic() + UNTAKEN_S
-        self._untaken = self._transport.get_write_buffer_size()
-        self._listener.untaken += self._untaken
-        if self._listener.untaken > UNTAKEN:
-            asyncio.get_running_loop().call_soon(self._transport.abort)
-
-    def _is_taken(self) -> None:
-        self._listener.untaken -= self._untaken
-        self._untaken = 0
+        super().pause_writing()
+        self._note_untaken(self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         self._full = False
-        self._is_taken()
+        self._note_untaken(0)
         if self._current is None and not self._deaf:
             self._turn_to_next()
 
@@ -268,7 +242,6 @@ class Connection(asyncio.Protocol):
     # What follows from it
 
     def late(self) -> None:
-        """Patience has ended."""
         request = self._current
         if self._full or self._deaf or self._transport.is_closing():
             self._transport.abort()
@@ -284,7 +257,6 @@ class Connection(asyncio.Protocol):
             self._go_on()
 
     def leave(self) -> None:
-        """The endpoint stops: go, or go after what is being answered."""
         if self._current is None and not self._deaf:
             self._close()
 
@@ -303,7 +275,7 @@ class Connection(asyncio.Protocol):
         body = request.body
         if not request.started:
             request.started = True
-            answer = self._listener.answer(request)
+            answer = self._answer(request)
             if isinstance(answer, Answer):
                 self._answered(request, answer)
             else:
@@ -321,7 +293,7 @@ class Connection(asyncio.Protocol):
         if request.coroutine is None:
             return
         try:
-            waits = request.coroutine.send(None)
+            request.awaits = step(request.coroutine, request.body, lambda: self._run(request))
         except StopIteration as end:
             request.coroutine = None  # which holds the request
             self._answered(request, end.value)
@@ -330,20 +302,15 @@ class Connection(asyncio.Protocol):
             request.coroutine = None
             self._transport.abort()
             raise
-        if waits is request.body:
-            request.awaits = True
+        if request.awaits:
             self._resume()
             self.until = time.monotonic() + BODY_TIMEOUT_S
             if request.asks_first:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif waits is None:  # for the next turn only
-            asyncio.get_running_loop().call_soon(self._run, request)
         else:
             if not request.body.whole:
                 self._pause()  # nobody counts what would come meanwhile
             self.until = _NEVER
-            waits._asyncio_future_blocking = False  # as a task does with what it waits for
-            waits.add_done_callback(lambda _: self._run(request))
 
     def _answered(self, request: Request, answer: Answer) -> None:
         body = request.body
@@ -413,16 +380,6 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
         self._resume()
-
-    def _pause(self) -> None:
-        if self._reading and not self._transport.is_closing():
-            self._reading = False
-            self._transport.pause_reading()
-
-    def _resume(self) -> None:
-        if not self._reading and not self._transport.is_closing():
-            self._reading = True
-            self._transport.resume_reading()
 
 
 def _path(url: bytes) -> str:

@@ -1,16 +1,23 @@
-"""Who comes over HTTP: connections are accepted, held, watched for their time, and let go when the endpoint stops."""
+"""Who comes: connections are accepted, held, watched for their time, and let go when the endpoint stops.
+
+Every connection is within a size and a time in each of its states; one look at all of them, four times a second, is
+cheaper than a timer for each request.
+"""
 
 import asyncio
 import logging
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from nightshift.serving.http1 import HEAD_S, Connection, Handler
-
+HEAD_S = 10.0  # from a connection's begin, or a request's first byte, until its headers are whole
+IDLE_S = 75.0  # that a connection may have no request; longer than what stands before it keeps its own (60 s)
+UNTAKEN_S = 30.0  # for an answer to be taken
+UNTAKEN = 256 << 20  # bytes of all answers that are not taken yet; who makes it more is cut off
 _TICK_S = 0.25
 _AT_ONCE = 256  # connections that are accepted in one turn of the loop
 _CROWDED = 0.75  # of the connections that there may be: from here on who got an answer has to leave
@@ -18,20 +25,70 @@ _CROWDED = 0.75  # of the connections that there may be: from here on who got an
 log = logging.getLogger("nightshift.serving")
 
 
-class Listener:
-    """Listens, and holds the connections: while there are ``most``, others wait in the kernel's queue.
+class Accepted(asyncio.Protocol):
+    """One client's connection. ``until`` is when patience with what it does now ends, by ``time.monotonic()``."""
 
-    ``answer`` must not raise.
+    until: float
+
+    def __init__(self, listener: "Listener"):
+        self._listener = listener
+        self._transport: asyncio.Transport
+        self._reading = True
+        self._full = False  # what was written is not taken yet
+        self._untaken = 0  # bytes of answers that it has yet to take
+
+    def late(self) -> None:
+        """Patience has ended."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """The endpoint stops: go, or go after what is being answered."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if self._listener.tls is None:  # where 0 means that it is always full
+            self._transport.set_write_buffer_limits(high=0)  # uvloop sends at once then, not when its turn ends
+        self._listener.made(self)
+
+    def pause_writing(self) -> None:
+        """Who does not take his answers is not read either, and then cut off."""
+        self._full = True
+        self._pause()
+        self.until = time.monotonic() + UNTAKEN_S
+
+    def _note_untaken(self, size: int) -> None:
+        """So many bytes of its answers are not taken now."""
+        self._listener.untaken += size - self._untaken
+        self._untaken = size
+        if size and self._listener.untaken > UNTAKEN:
+            asyncio.get_running_loop().call_soon(self._transport.abort)
+
+    def _pause(self) -> None:
+        if self._reading and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if not self._reading and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+
+class Listener:
+    """Listens, and holds the connections that ``connect`` makes: while there are ``most``, others wait in the kernel's
+    queue. ``alpn`` is the protocol's name where TLS negotiates it.
     """
 
-    def __init__(self, answer: Handler, most: int):
-        self.answer = answer
-        self.connections: set[Connection] = set()
+    def __init__(self, connect: "Callable[[Listener], Accepted]", most: int, alpn: str = "http/1.1"):
+        self.connections: set[Accepted] = set()
         self.closing = False
         self.date = ""
         self.untaken = 0  # bytes of answers that their connections have yet to send
         self.tls: ssl.SSLContext | None = None
+        self._connect = connect
         self._most = most
+        self._alpn = alpn
         self._socket: socket.socket
         self._accepting = False
         self._opening: set[asyncio.Task[None]] = set()
@@ -47,6 +104,7 @@ class Listener:
         if tls:
             self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self.tls.load_cert_chain(*tls)
+            self.tls.set_alpn_protocols([self._alpn])
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=self._most, reuse_port=shared)
         self._socket.setblocking(False)
@@ -68,12 +126,12 @@ class Listener:
             except TimeoutError:
                 log.warning("%d requests were not answered in %.0f s", len(self.connections), patience_s)
 
-    def made(self, connection: "Connection") -> None:
+    def made(self, connection: Accepted) -> None:
         self.connections.add(connection)
         if self.closing:
             connection.leave()
 
-    def lost(self, connection: "Connection") -> None:
+    def lost(self, connection: Accepted) -> None:
         self.connections.discard(connection)
         if self.closing and not self.connections:
             self._gone.set()
@@ -109,7 +167,7 @@ class Listener:
 
     async def _open(self, accepted: socket.socket, more: dict[str, Any]) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(self), accepted, **more)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: self._connect(self), accepted, **more)
         except OSError:  # it left again, or speaks no TLS
             accepted.close()
 

@@ -16,7 +16,7 @@ from nightshift.serving import bf16, tensors
 from nightshift.serving.tensors import RequestError, ask_again
 
 if TYPE_CHECKING:
-    from nightshift.serving.protocol import Form
+    from nightshift.serving import grpc_tensors, protocol
 
 _ORT_DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -50,7 +50,7 @@ class LoadedModel:
     ``inputs`` and ``outputs`` are the tensors of its signature by name. ``seconds`` is what the fastest of its golden
     requests took of a core. ``can_batch`` says whether requests may run together: every tensor's first dimension is
     free, and only that, and golden requests are answered together as each is alone. ``forms`` is what ``protocol``
-    remembers of requests that it was asked, by their first bytes.
+    remembers of requests that it was asked, by their first bytes, ``grpc_forms`` what ``grpc_tensors`` does.
     """
 
     def __init__(self, manifest: Manifest, digest: str, session: onnxruntime.InferenceSession):
@@ -59,7 +59,8 @@ class LoadedModel:
         self.name = manifest.model
         self.version = short(digest)
         self.seconds = 0.0
-        self.forms: dict[bytes, Form] = {}
+        self.forms: dict[bytes, protocol.Form] = {}
+        self.grpc_forms: dict[bytes, grpc_tensors.Form] = {}
         self._session = session
         self.inputs = {tensor.name: tensor for tensor in manifest.signature.inputs}
         self.outputs = {tensor.name: tensor for tensor in manifest.signature.outputs}

@@ -1,7 +1,6 @@
 """The endpoint's process: all that it is made of, put together, in one event loop; several are ``processes.run``'s."""
 
 import asyncio
-import contextlib
 import logging
 import resource
 import signal
@@ -9,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nightshift.releases.registry import Registry
 from nightshift.releases.signing import Trust
 from nightshift.releases.store import open_store
 from nightshift.serving import guard as guards
-from nightshift.serving import logs, processes
+from nightshift.serving import http1, logs, processes
 from nightshift.serving.awake import Awake
 from nightshift.serving.door import TOO_MUCH
 from nightshift.serving.engine import Engine
@@ -118,7 +118,8 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     follower, guard = rest.follower, rest.guard
     host, port, tls = settings.host, settings.port, settings.tls
     http_most, grpc_most = _connections()
-    http = Listener(_handler(rest), http_most)
+    http = Listener(partial(http1.Connection, _handler(rest)), http_most)
+    listeners = [http]
 
     def stop() -> None:
         stopping.set()  # first: whatever becomes of the line
@@ -138,19 +139,17 @@ async def _serve(rest: Rest, settings: Settings) -> None:
     await follower.peers.listen()
     rest.watch.start()
     log.info("endpoint at %s://%s:%d follows %s", "https" if tls else "http", host, port, rest.about["registry"])
-    async with contextlib.AsyncExitStack() as beside:
-        if settings.grpc_port:  # a load balancer asks another replica when it cannot connect, not when it is refused
-            await _wait(lambda: (guard.ready and follower.ready) or stopping.is_set())
-        if settings.grpc_port and not stopping.is_set():
-            from nightshift.serving import grpc_server  # only if it is asked for, and after a fork
+    if settings.grpc_port:  # a load balancer asks another replica when it cannot connect, not when it is refused
+        await _wait(lambda: (guard.ready and follower.ready) or stopping.is_set())
+    if settings.grpc_port and not stopping.is_set():
+        from nightshift.serving import grpc_server, http2  # only if it is asked for, and after a fork
 
-            rpc = grpc_server.Grpc(rest.front)
-            listening = grpc_server.listening(
-                rpc, host, settings.grpc_port, grpc_most, tls, settings.count > 1, logs.is_json(settings.log_json)
-            )
-            await beside.enter_async_context(listening)
-        await stopping.wait()
-        await http.close(_PATIENCE_S)
+        rpc = Listener(partial(http2.Connection, grpc_server.Grpc(rest.front)), grpc_most, alpn="h2")
+        await rpc.listen(host, settings.grpc_port, tls, shared=settings.count > 1)
+        listeners.append(rpc)
+        log.info("gRPC at %s:%d", host, settings.grpc_port)
+    await stopping.wait()
+    await asyncio.gather(*(listener.close(_PATIENCE_S) for listener in listeners))
     follower.stop()
     guard.stop()
     rest.watch.stop()

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from nightshift.releases.marks import Marks
 from nightshift.releases.store import open_store
-from nightshift.serving import health_pb2, inference_pb2
+from nightshift.serving import health_pb2, http2, inference_pb2
 from nightshift.serving.inference import WAIT_S
 from nightshift.serving.keys import Keys
 from tests.releases.make import LABELS
@@ -487,6 +488,43 @@ def test_who_hangs_up_is_logged_as_that_and_leaves_nothing_behind(served, client
         waiting.cancel()
         wait_for(lambda: "did not wait" in _lines(endpoint, "gone-away"), 60)
     assert client.call("ModelInfer", **infer()).model_name == "toy"
+
+
+@contextmanager
+def own_connection(endpoint: Endpoint) -> Iterator[grpc.Channel]:
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}", options) as channel:
+        yield channel
+
+
+def test_no_call_fails_when_a_connection_has_had_as_many_as_it_may_have(served) -> None:
+    """Its client makes a new one meanwhile, and sends there what it had not sent yet."""
+
+    def ask(many: int) -> int:
+        return sum(client.call("ModelInfer", **infer()).model_name == "toy" for _ in range(many))
+
+    with own_connection(served[1]) as channel, ThreadPoolExecutor(8) as pool:
+        client = Client(channel)
+        assert sum(pool.map(ask, [900] * 8)) == 7200 > 2 * http2._CALLS
+
+
+def test_calls_that_are_given_up_break_off_no_other(served) -> None:
+    may_send = threading.Event()
+
+    def late() -> Iterator[bytes]:
+        may_send.wait(60)
+        yield inference_pb2.ModelInferRequest(**infer()).SerializeToString()
+
+    with own_connection(served[1]) as channel, silence() as nothing:
+        stub = channel.stream_unary(SERVICE + "ModelInfer")
+        under_way = stub.future(late(), timeout=60)
+        for _ in range(15):
+            begun = [stub.future(nothing, timeout=60) for _ in range(20)]
+            assert Client(channel).call("ServerLive").live  # so those before it have begun there
+            for call in begun:
+                call.cancel()
+        may_send.set()
+        assert inference_pb2.ModelInferResponse.FromString(under_way.result(60)).model_name == "toy"
 
 
 @pytest.mark.long

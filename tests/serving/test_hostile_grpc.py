@@ -16,8 +16,10 @@ import psutil
 import pytest
 
 from benchmarks.serving.grpc_load import frame, header_block
-from nightshift.serving import grpc_server, inference_pb2
-from nightshift.serving.grpc_server import _CALLS, _STREAMS, HEALTH
+from nightshift.serving import inference_pb2
+from nightshift.serving.grpc_server import _CALLS, HEALTH
+from nightshift.serving.http2 import STREAMS
+from nightshift.serving.listener import IDLE_S
 from nightshift.serving.server import _GRPC_CONNECTIONS
 from tests.serving.test_grpc import SERVICE, Client, image, infer
 from tests.serving.world import ADMIN, Endpoint, World, wait_for
@@ -214,7 +216,7 @@ def test_calls_beyond_those_that_may_be_under_way_are_refused_in_our_words_and_c
             refused.append((error.code().name, error.details()))
             return False
 
-    begun = b"".join(frame(HEADERS, END_HEADERS, stream, HEAD) for stream in range(1, 2 * _STREAMS, 2))
+    begun = b"".join(frame(HEADERS, END_HEADERS, stream, HEAD) for stream in range(1, 2 * STREAMS, 2))
     assert good.call("ModelInfer", **infer()).model_name == "toy"
     with ExitStack() as waiting:
         while is_let_in():  # a call whose message does not come is under way for ten seconds
@@ -241,6 +243,6 @@ def test_connections_that_ask_nothing_make_room_for_others(served, channel: grpc
             grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc_port}", [("grpc.use_local_subchannel_pool", 1)])
         )
         stub = late.unary_unary(f"/{HEALTH}/Check")
-        stub(b"", timeout=2 * grpc_server._IDLE_S, wait_for_ready=True)
+        stub(b"", timeout=2 * IDLE_S, wait_for_ready=True)
         waited = time.monotonic() - began
-    assert waited > 0.5 * grpc_server._IDLE_S, "it was not kept out: this test proves nothing"
+    assert waited > 0.5 * IDLE_S, "it was not kept out: this test proves nothing"

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 import uvloop
 
-from nightshift.serving import bodies, http1
+from nightshift.serving import bodies, http1, listener
 from nightshift.serving.bodies import Room
 from nightshift.serving.call import Call
 from nightshift.serving.http1 import Answer, Request
@@ -29,7 +30,7 @@ class World:
         self.answered: list[str] = []
         self.gate = asyncio.Event()
         self.room = Room()
-        self.listener = Listener(self.handle, most=8)
+        self.listener = Listener(partial(http1.Connection, self.handle), most=8)
         self.port = 0
 
     def handle(self, request: Request) -> "Answer | Awaitable[Answer]":
@@ -288,7 +289,7 @@ def test_a_model_may_take_longer_than_a_client_may(monkeypatch: pytest.MonkeyPat
 
 
 def test_who_does_not_take_his_answers_is_read_no_more_and_then_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http1, "UNTAKEN_S", 0.5)
+    monkeypatch.setattr(listener, "UNTAKEN_S", 0.5)
 
     async def work(world: World) -> None:
         loop = asyncio.get_running_loop()
@@ -307,7 +308,7 @@ def test_who_does_not_take_his_answers_is_read_no_more_and_then_cut_off(monkeypa
 
 
 def test_answers_that_nobody_takes_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http1, "UNTAKEN", 12_000_000)
+    monkeypatch.setattr(listener, "UNTAKEN", 12_000_000)
 
     async def work(world: World) -> None:
         loop = asyncio.get_running_loop()

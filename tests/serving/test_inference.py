@@ -15,7 +15,6 @@ from onnx import TensorProto, helper
 from nightshift.releases import manifest as manifests
 from nightshift.releases.manifest import GOLDEN, PROGRAM
 from nightshift.serving.call import Call
-from nightshift.serving.grpc_server import Patience
 from nightshift.serving.inference import Inference, Lane
 from nightshift.serving.model import LoadedModel, load
 from nightshift.serving.tensors import RequestError
@@ -99,33 +98,6 @@ def test_a_queue_that_is_too_long_in_time_refuses(model: LoadedModel):
         return refused.value.message
 
     assert "toy has" in asyncio.run(crowd())
-
-
-def test_patience_ends_what_takes_too_long_and_nothing_else():
-    async def slow() -> str:
-        with pytest.raises(TimeoutError), Patience(0.01):
-            await asyncio.sleep(60)
-        with Patience(60):
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.02)  # a timer that had stayed would end this
-        return "on"
-
-    assert asyncio.run(slow()) == "on"
-
-
-def test_patience_leaves_a_cancellation_of_somebody_else_alone():
-    async def cancelled() -> None:
-        with Patience(60):
-            await asyncio.sleep(60)
-
-    async def cancel() -> bool:
-        task = asyncio.create_task(cancelled())
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        return task.cancelled()
-
-    assert asyncio.run(cancel())
 
 
 def test_a_batch_whose_answers_leave_together_has_cost_the_turns_of_all(

@@ -1,8 +1,9 @@
-"""The limit: the same HTTP server and parser as Nightshift's endpoint, one call of ONNX Runtime, and nothing else."""
+"""The limit: the same HTTP servers and parsers as Nightshift's endpoint, one call of ONNX Runtime, and nothing else."""
 
 import asyncio
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import orjson
 import simdjson
 import uvloop
 
+from nightshift.serving import http1, http2
+from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.http1 import Answer, Request
 from nightshift.serving.listener import Listener
 
-folder, port, processes = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["PROCESSES"])
+folder, port, grpc_port, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(os.environ["PROCESSES"])
 for _ in range(processes - 1):
     if os.fork() == 0:
         break
@@ -52,8 +55,24 @@ async def answer(request: Request) -> Answer:
     return Answer(200, text + values, headers)
 
 
+async def answer_call(stream: http2.Stream) -> None:
+    data = b""
+    while piece := await stream:
+        data += piece
+    request = messages.ModelInferRequest.FromString(data[5:])
+    array = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(request.inputs[0].shape)
+    (result,) = session.run(None, {"input": array})
+    found = messages.ModelInferResponse(model_name="cnn", raw_output_contents=[result.tobytes()])
+    found.outputs.add(name="output", datatype="FP32", shape=result.shape)
+    text = found.SerializeToString()
+    headers, trailers = [(b"content-type", b"application/grpc")], [(b"grpc-status", b"0")]
+    stream.answer(headers, b"\0" + len(text).to_bytes(4, "big") + text, trailers)
+
+
 async def main() -> None:
-    await Listener(answer, most=1000).listen("127.0.0.1", port, None, shared=processes > 1)
+    http, rpc = partial(http1.Connection, answer), partial(http2.Connection, answer_call)
+    await Listener(http, most=1000).listen("127.0.0.1", port, None, shared=processes > 1)
+    await Listener(rpc, most=1000).listen("127.0.0.1", grpc_port, None, shared=processes > 1)
     await asyncio.Event().wait()
 
 
