@@ -1,6 +1,6 @@
 """Between the requests of a caller that asks one after the other, the event loop stays awake.
 
-A core that sleeps has to be woken: on a virtual machine that is 6 % (REST) to 15 % (gRPC) of the time between two
+A core that sleeps has to be woken: on a virtual machine that is 3 % (gRPC) to 10 % (REST) of the time between two
 answers of a small model. So who has asked STREAK times in a row within STAY_S of the answer before is expected to do so
 once more, and for that long the loop looks for it. A caller that takes longer is waited for as ever, and costs nothing
 in between; where several ask at once there is always something to do; a request that takes long does not notice the

@@ -4,7 +4,6 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -26,6 +25,7 @@ _CODES = {  # of gRPC, by the HTTP status of the same fault
     501: 12,
     503: 14,  # UNAVAILABLE: what a client's retry policy repeats
 }
+LONGEST = 1000  # characters of a fault
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")  # of a status message, as it is
@@ -41,18 +41,26 @@ def deadline(given: str | None) -> float:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def trailers(call: Call, more: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """The status, and what stands in a REST answer's headers; a pause that is asked for also in the words of gRPC's
-    retry policy.
-    """
-    found = [(b"grpc-status", b"%d" % _CODES.get(call.status, 3)), (b"x-request-id", call.id.encode())]
-    if call.error:
-        found.append((b"grpc-message", quote(call.error, safe=_PLAIN).encode()))
-    for name, value in more:
-        if name == "retry-after":  # no other header of a refusal may stand behind a body
-            found += [(b"retry-after", value.encode()), (b"grpc-retry-pushback-ms", b"%d" % (1000 * int(value)))]
+def trailers(call: Call, refused: RequestError | None = None) -> list[tuple[bytes, bytes]]:
+    """The status, and what stands in a REST answer's headers."""
+    found = refusal(refused) if refused else [(b"grpc-status", b"0")]
+    found.append((b"x-request-id", call.id.encode()))
     if call.model is not None and call.status not in (401, 403):
         found += _answered_by(call.model.name, call.model.digest, call.role)
+    return found
+
+
+def refusal(error: RequestError) -> list[tuple[bytes, bytes]]:
+    """The status of a fault and its words, of which some quote what the client sent: its library takes 8 KiB of
+    trailers. A pause that is asked for stands there also in the words of gRPC's retry policy.
+    """
+    found = [
+        (b"grpc-status", b"%d" % _CODES.get(error.status, 3)),
+        (b"grpc-message", quote(error.message[:LONGEST], safe=_PLAIN).encode()),
+    ]
+    for name, value in error.headers:
+        if name == "retry-after":  # no other header of a refusal may stand behind a body
+            found += [(b"retry-after", value.encode()), (b"grpc-retry-pushback-ms", b"%d" % (1000 * int(value)))]
     return found
 
 

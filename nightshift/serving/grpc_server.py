@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -28,8 +28,8 @@ SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 _CALLS = 1000  # under way on all connections
 _SMALL, _SMALL_S = 64 << 10, 2.0  # bytes and seconds of a message that needs no key, which is a name or two
-_LONGEST = 1000  # characters of a fault: some quote what the client sent, and its library takes 8 KiB of trailers
 _PREFIX = 5  # bytes before a message: whether it is compressed, and its length
+_TOO_MUCH = grpc_metadata.refusal(ask_again(TOO_MUCH))
 _HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity, deflate, gzip")]
 
 log = logging.getLogger("nightshift.serving")
@@ -74,24 +74,27 @@ class Grpc:
         check = health.HealthCheckRequest
         self._methods[f"/{HEALTH}/Check"] = _Method("ready", "HealthCheckRequest", check.FromString, self._check)
 
-    async def __call__(self, stream: Stream) -> None:
-        """Answer one call. Never raises."""
+    def __call__(self, stream: Stream) -> Coroutine[Any, Any, None] | None:
+        """Answer one call, or refuse it at the door. What it gives never raises."""
+        method = self._methods.get(stream.path)
+        if method and method.verb == "infer" and self.front.door.refuses("grpc"):
+            identity = (b"x-request-id", request_id(stream.header("x-request-id")).encode())
+            stream.answer(_HEADERS, b"", [*_TOO_MUCH, identity])
+            return None
+        return self._call(method, stream)
+
+    async def _call(self, method: _Method | None, stream: Stream) -> None:
         self._under_way += 1
         try:
-            await self._call(stream)
+            await self._answered(method, stream)
         finally:
             self._under_way -= 1
 
-    async def _call(self, stream: Stream) -> None:
+    async def _answered(self, method: _Method | None, stream: Stream) -> None:
         header = stream.header
-        method = self._methods.get(stream.path)
         call = Call(request_id(header("x-request-id")), "grpc", method.verb if method else "", time.perf_counter())
-        data = b""
-        more: Sequence[tuple[str, str]] = ()
-        sent_away = call.verb == "infer" and self.front.door.refuses("grpc")
+        data, refused = b"", None
         try:
-            if sent_away:
-                raise ask_again(TOO_MUCH)
             if self._under_way > _CALLS:
                 raise ask_again(f"{_CALLS} calls are under way already; ask again")
             if method is None:
@@ -100,19 +103,19 @@ class Grpc:
             call.status, call.sent = 200, len(data)
             data = b"\0" + len(data).to_bytes(4, "big") + data
         except RequestError as error:
-            call.status, call.error, more = error.status, error.message[:_LONGEST], error.headers
+            refused = error.with_traceback(None)  # whose frames would hold what was read, and be held by it
         except Exception as error:
             log.exception("request %s failed", call.id)
-            fault = failed(call, error)
-            call.status, call.error, more = fault.status, fault.message, fault.headers
+            refused = failed(call, error)
+        if refused:
+            call.status, call.error = refused.status, refused.message[: grpc_metadata.LONGEST]
         try:
-            if not stream.answer(_HEADERS, data, grpc_metadata.trailers(call, more)):
+            if not stream.answer(_HEADERS, data, grpc_metadata.trailers(call, refused)):
                 call.status, call.error = 499, "the caller did not wait for the answer"
         finally:
             self.inference.leave(call)
             self.front.room.leave(call)
-        if not sent_away:  # whom the door refused, it has counted
-            self.front.end(call)
+        self.front.end(call)
 
     async def _answer(self, method: _Method, call: Call, stream: Stream) -> bytes:
         """The answer's message."""

@@ -5,7 +5,8 @@ headers that never end or that become large. To its user it leaves the connectio
 under way, and answers that are not taken. It also ends a connection for good at 4,096 calls or 256 that were taken
 back, which breaks off the others on it; so its client is told in good time to make a new one (RFC 9113, 6.8).
 
-A call is handed on when its headers are there, and fed its body as that comes. Whoever answers it is a coroutine.
+A call is handed on when its headers are there, and fed its body as that comes. Whoever answers it is a coroutine, or
+has answered it at once.
 """
 
 import asyncio
@@ -70,7 +71,7 @@ class Stream:
         return self._connection.answer(self, headers, body, trailers)
 
 
-Handler = Callable[[Stream], Coroutine[Any, Any, None]]
+Handler = Callable[[Stream], Coroutine[Any, Any, None] | None]  # None: it is answered already
 
 
 class _Untaken:
@@ -136,7 +137,10 @@ class Connection(Accepted):
         for stream in news.values():
             if stream.coroutine is None:
                 stream.coroutine = self._handle(stream)
-                self._run(stream)
+                if stream.coroutine is None:
+                    self._end(stream)
+                else:
+                    self._run(stream)
             elif stream.awaits:
                 self._run(stream)
         self._hearing = False
