@@ -193,7 +193,7 @@ def test_a_release_for_which_there_is_no_memory_is_tried_until_there_is(world: W
     assert endpoint.infer().headers["nightshift-digest"] == first
     process.rlimit(psutil.RLIMIT_AS, (most, most))
     endpoint.wait_serving(big)
-    assert endpoint.status()["problem"] is None
+    wait_for(lambda: endpoint.status()["problem"] is None)  # when all models have been looked at
 
 
 def test_an_order_of_a_release_that_nobody_published_is_refused_by_name(world: World, start) -> None:
