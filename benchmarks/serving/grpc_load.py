@@ -19,10 +19,8 @@ _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _WINDOW_BYTES = 1 << 30  # of answers that may be under way
 _START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-PATH = "/inference.GRPCInferenceService/ModelInfer"
-
-
 _HEAD = struct.Struct(">HBBBI")  # three bytes of length, kind, flags, stream
+PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def head(kind: int, flags: int, stream: int, size: int) -> bytes:

@@ -84,35 +84,30 @@ class Grpc:
         return self._call(method, stream)
 
     async def _call(self, method: _Method | None, stream: Stream) -> None:
-        self._under_way += 1
-        try:
-            await self._answered(method, stream)
-        finally:
-            self._under_way -= 1
-
-    async def _answered(self, method: _Method | None, stream: Stream) -> None:
         header = stream.header
         call = Call(request_id(header("x-request-id")), "grpc", method.verb if method else "", time.perf_counter())
-        data, refused = b"", None
+        self._under_way += 1
         try:
-            if self._under_way > _CALLS:
-                raise ask_again(f"{_CALLS} calls are under way already; ask again")
-            if method is None:
-                raise RequestError(501, f"there is no method {stream.path[:200]!r} here")
-            data = await self._answer(method, call, stream)
-            call.status, call.sent = 200, len(data)
-            data = b"\0" + len(data).to_bytes(4, "big") + data
-        except RequestError as error:
-            refused = error.with_traceback(None)  # whose frames would hold what was read, and be held by it
-        except Exception as error:
-            log.exception("request %s failed", call.id)
-            refused = failed(call, error)
-        if refused:
-            call.status, call.error = refused.status, refused.message[: grpc_metadata.LONGEST]
-        try:
+            data, refused = b"", None
+            try:
+                if self._under_way > _CALLS:
+                    raise ask_again(f"{_CALLS} calls are under way already; ask again")
+                if method is None:
+                    raise RequestError(501, f"there is no method {stream.path[:200]!r} here")
+                data = await self._answer(method, call, stream)
+                call.status, call.sent = 200, len(data)
+                data = b"\0" + len(data).to_bytes(4, "big") + data
+            except RequestError as error:
+                refused = error.with_traceback(None)  # whose frames would hold what was read, and be held by it
+            except Exception as error:
+                log.exception("request %s failed", call.id)
+                refused = failed(call, error)
+            if refused:
+                call.status, call.error = refused.status, refused.message[: grpc_metadata.LONGEST]
             if not stream.answer(_HEADERS, data, grpc_metadata.trailers(call, refused)):
                 call.status, call.error = 499, "the caller did not wait for the answer"
         finally:
+            self._under_way -= 1
             self.inference.leave(call)
             self.front.room.leave(call)
         self.front.end(call)

@@ -9,6 +9,7 @@ import logging
 import socket
 import ssl
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
@@ -25,7 +26,7 @@ _CROWDED = 0.75  # of the connections that there may be: from here on who got an
 log = logging.getLogger("nightshift.serving")
 
 
-class Accepted(asyncio.Protocol):
+class Accepted(asyncio.Protocol, ABC):
     """One client's connection. ``until`` is when patience with what it does now ends, by ``time.monotonic()``."""
 
     until: float
@@ -37,13 +38,13 @@ class Accepted(asyncio.Protocol):
         self._full = False  # what was written is not taken yet
         self._untaken = 0  # bytes of answers that it has yet to take
 
+    @abstractmethod
     def late(self) -> None:
         """Patience has ended."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self) -> None:
         """The endpoint stops: go, or go after what is being answered."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

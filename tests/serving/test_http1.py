@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 
 import pytest
-import uvloop
 
 from nightshift.serving import bodies, http1, listener
 from nightshift.serving.bodies import Room
@@ -15,6 +14,8 @@ from nightshift.serving.call import Call
 from nightshift.serving.http1 import Answer, Request
 from nightshift.serving.listener import Listener
 from nightshift.serving.tensors import RequestError
+from tests.serving import wire
+from tests.serving.wire import until
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 Client = tuple[Reader, Writer]
@@ -73,20 +74,7 @@ class World:
             writer.close()
 
 
-def run(work: Callable[[World], Awaitable[None]]) -> None:
-    async def main() -> None:
-        world = World()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            world.port = free.getsockname()[1]
-        await world.listener.listen("127.0.0.1", world.port, None, shared=False)
-        async with asyncio.timeout(60):
-            await work(world)
-            world.gate.set()
-            await world.listener.close(10)
-        assert not world.listener.connections
-
-    uvloop.run(main())
+run = partial(wire.run, World)
 
 
 async def answer_of(reader: Reader, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
@@ -98,11 +86,6 @@ async def answer_of(reader: Reader, head_only: bool = False) -> tuple[int, dict[
 
 def post(path: str = "/", more: bytes = b"") -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + more
-
-
-async def until(what: Callable[[], object]) -> None:
-    while not what():
-        await asyncio.sleep(0.01)
 
 
 def test_one_connection_is_used_again_and_again() -> None:

@@ -5,19 +5,20 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-import uvloop
 
 from benchmarks.serving.grpc_load import frame, header_block
 from nightshift.serving import http2, listener
 from nightshift.serving.http2 import STREAMS, Stream
 from nightshift.serving.listener import Listener
+from tests.serving import wire
+from tests.serving.wire import until
 
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
-ACK = END_STREAM = 1
+END_STREAM = 1
 END_HEADERS = 4
 NO_ERROR, PROTOCOL_ERROR, STREAM_CLOSED, REFUSED_STREAM, CANCEL = 0, 1, 5, 7, 8
 LAST = (1 << 31) - 1
@@ -122,26 +123,7 @@ class World:
             writer.close()
 
 
-def run(work: Callable[[World], Awaitable[None]]) -> None:
-    async def main() -> None:
-        world = World()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            world.port = free.getsockname()[1]
-        await world.listener.listen("127.0.0.1", world.port, None, shared=False)
-        async with asyncio.timeout(60):
-            await work(world)
-            world.gate.set()
-            await world.listener.close(10)
-        assert not world.listener.connections
-        assert world.listener.untaken == 0
-
-    uvloop.run(main())
-
-
-async def until(what: Callable[[], object]) -> None:
-    while not what():
-        await asyncio.sleep(0.01)
+run = partial(wire.run, World)
 
 
 def test_calls_side_by_side_are_answered_as_they_are_ready() -> None:
