@@ -38,16 +38,12 @@ def set_up(level: str, as_json: bool | None, descriptor: int = 2) -> "AccessLog"
     ``level``: "debug" has successful questions without an inference too (health, metadata, metrics), "info" every
     inference and every refusal, "warning" only faults of this side and what needs a person.
     """
-    as_json = _is_json(as_json, descriptor)
+    if as_json is None:
+        as_json = not os.isatty(descriptor)
     handler = _Handler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     return AccessLog(logging.getLevelName(level.upper()), as_json, descriptor)
-
-
-def _is_json(wanted: bool | None, descriptor: int = 2) -> bool:
-    """Whether lines are JSON: as wanted, else unless a person reads them."""
-    return not os.isatty(descriptor) if wanted is None else wanted
 
 
 class AccessLog:
