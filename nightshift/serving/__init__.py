@@ -4,7 +4,8 @@ tensors       the protocol's tensors to numpy, every value checked; binary: as r
 protocol      an inference request's body to arrays, and arrays to an answer; grpc_tensors: of gRPC messages
 model         one loaded release: verified, warmed, its golden requests answered
 engine        the models that serve now: champion, canary, pinned
-inference     from an admitted request to results: what waits is bounded in time, what waits together runs together
+inference     from an admitted request to results: what waits is bounded in time, what waits together runs together;
+              lane: the requests of one model; turn: of the event loop
 follow        reads the ledger and swaps; load: an order's release, or why not; processes: several on one port as one
 canary        what a canary and its champion were asked and answered
 guard         who may ask: keys, limits, hosts; what was used, and the audit log

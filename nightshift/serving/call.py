@@ -1,5 +1,6 @@
 """One request from its headers to its answer: what metrics, logs, usage and samples are made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,15 +9,15 @@ import numpy as np
 from nightshift.serving.model import LoadedModel
 
 if TYPE_CHECKING:
-    from nightshift.serving.inference import Lane
     from nightshift.serving.keys import Key
+    from nightshift.serving.lane import Lane
 
 
 @dataclass(slots=True)
 class Call:
     """Times in seconds, ``started`` and ``arrived`` by ``time.perf_counter()``.
 
-    ``inputs`` and ``outputs`` are the request's own arrays: whoever keeps them copies.
+    ``inputs`` and ``results`` (the outputs that it asked for) are the request's own arrays: whoever keeps them copies.
     """
 
     id: str  # the client's X-Request-Id when it is short and plain, else ours; stands in the answer's header
@@ -41,4 +42,10 @@ class Call:
     status: int = 0  # HTTP; for gRPC the HTTP status of the same fault
     error: str = ""
     inputs: dict[str, np.ndarray] | None = None
-    outputs: dict[str, np.ndarray] | None = None
+    output_names: Sequence[str] = ()
+    results: Sequence[np.ndarray] = ()
+
+    @property
+    def outputs(self) -> dict[str, np.ndarray]:
+        """By name; none if no model ran."""
+        return dict(zip(self.output_names, self.results, strict=True))

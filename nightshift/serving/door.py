@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from nightshift.serving.metrics import Fact
+from nightshift.serving.turn import Turn
 
 TOO_MUCH = "too much waits already; ask again"
 TURN_S = 0.1  # of a turn in which requests are let in
@@ -25,19 +26,20 @@ log = logging.getLogger("nightshift.serving")
 class Door:
     """Of one process; the event loop's. ``refused`` counts whom it sent away, by protocol."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
         self.refused = Counter(rest=0, grpc=0)
-        self._came = 0  # in this turn
+        self._turn = turn
+        self._number = 0  # of the turn in which so many came, and when that began
+        self._came = 0
         self._began = 0.0
         self._said = 0  # of those refused, how many were when the log last spoke of it
         self._seen = 0  # and how many at the last look whether it is over
 
     def refuses(self, protocol: str) -> bool:
         """Whether the request that came now is one of those that are refused; it is counted here, and nowhere else."""
-        now = time.perf_counter()
-        if not self._came:
-            self._began = now
-            asyncio.get_running_loop().call_soon(self._end)
+        now, number = time.perf_counter(), self._turn.number()
+        if number != self._number:
+            self._number, self._came, self._began = number, 0, now
         self._came += 1
         if self._came <= MANY or now - self._began <= TURN_S:
             return False
@@ -51,10 +53,6 @@ class Door:
         """Who was refused here, for the metrics: nobody else has seen those requests."""
         for protocol, count in self.refused.items():
             yield "nightshift_requests", ("", "", "", protocol, "infer", "503"), count
-
-    def _end(self) -> None:
-        """What the event loop had ready is done."""
-        self._came = 0
 
     def _look(self) -> None:
         refused = self.refused.total()

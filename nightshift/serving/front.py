@@ -39,8 +39,8 @@ class Front:
     inference: Inference
     watchers: tuple[Callable[[Call], None], ...]
     statistics: Statistics
+    door: Door
     ended: list[Call] = field(default_factory=list)
-    door: Door = field(default_factory=Door)
     room: Room = field(default_factory=Room)
 
     def find(self, call: Call, name: str, version: str | None, header: Header) -> LoadedModel:
@@ -111,9 +111,12 @@ class Front:
         return RequestError(403, "only the ledger changes what serves: nightshift promote MODEL DIGEST --reason TEXT")
 
     def end(self, call: Call) -> None:
-        """Let those who watch see this call, when this turn of the event loop has answered all that it can: nobody's
-        answer waits for it, and what sees one call after the other is still in the caches.
+        """It is answered, and has no place here any more. Let those who watch see it, when this turn of the event loop
+        has answered all that it can: nobody's answer waits for it, and what sees one call after the other is still in
+        the caches.
         """
+        self.inference.leave(call)
+        self.room.leave(call)
         call.seconds = time.perf_counter() - call.started
         if not self.ended:
             asyncio.get_running_loop().call_soon(self._watch)

@@ -108,9 +108,7 @@ class Grpc:
                 call.status, call.error = 499, "the caller did not wait for the answer"
         finally:
             self._under_way -= 1
-            self.inference.leave(call)
-            self.front.room.leave(call)
-        self.front.end(call)
+            self.front.end(call)
 
     async def _answer(self, method: _Method, call: Call, stream: Stream) -> bytes:
         """The answer's message."""

@@ -126,7 +126,7 @@ class Guard:
             scope, has = scope[:100], ", ".join(key.scopes)
             said = scope if scope.isprintable() else ascii(scope)  # a caller's words: anything may stand in them
             raise RequestError(403, f"the API key {key.name} has no scope {said}, only {has}; ask for a key with it")
-        if need == "infer":
+        if need == "infer" and (key.rate or key.quota):
             self._check_limits(call, key)
 
     def _check_limits(self, call: Call, key: Key) -> None:
@@ -246,8 +246,11 @@ def _own_keys() -> list[Key]:
 
 
 def _key_of(header: Header) -> str | None:
-    scheme, _, bearer = (header("authorization") or "").partition(" ")
-    return bearer.strip() if scheme.lower() == "bearer" else header("x-api-key")
+    if authorization := header("authorization"):
+        scheme, _, bearer = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return bearer.strip()
+    return header("x-api-key")
 
 
 def _unknown(given: str | None, need: str) -> str:

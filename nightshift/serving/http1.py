@@ -1,7 +1,7 @@
 """HTTP/1.1 for the endpoint: llhttp parses, uvloop carries, and what lies between is here, within limits.
 
 A request is handed on when its headers are there, and fed its body as that comes, so that it can be refused before its
-body is. Whoever answers it may be a coroutine.
+body is. Whoever answers it is a coroutine, or has answered it at once.
 
 Requests that come before the one ahead is answered wait, and nothing more is read meanwhile.
 """
@@ -41,12 +41,14 @@ class Answer:
 
 
 class Request:
-    """Its headers are here, its body may still come. ``header`` gives the value of a lower-case name or None.
+    """Its headers are here, its body may still come. ``header`` gives the value of a lower-case name or None. It is
+    answered once.
 
     One with a ``fault`` could not be understood, and is there to be answered with it: it has no path and no headers.
     """
 
     __slots__ = (
+        "_connection",
         "awaits",
         "body",
         "coroutine",
@@ -60,7 +62,16 @@ class Request:
         "started",
     )
 
-    def __init__(self, method: str, path: str, headers: dict[str, str], minor: str, fault: RequestError | None = None):
+    def __init__(
+        self,
+        connection: "Connection",
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        minor: str,
+        fault: RequestError | None = None,
+    ):
+        self._connection = connection
         self.fault = fault
         self.method = method
         self.path = path
@@ -72,7 +83,7 @@ class Request:
         self.is_last = False  # of its connection
         self.started = False
         self.awaits = False  # its body
-        self.coroutine: Coroutine[Any, Any, Answer] | None = None
+        self.coroutine: Coroutine[Any, Any, None] | None = None
         self.refusal: Answer | None = None  # waits until its body has come, or enough of it
 
     @property
@@ -84,16 +95,19 @@ class Request:
     def announces_body(self) -> bool:
         return self.header("transfer-encoding") is not None or bool(self.body.length)
 
+    def answer(self, answer: Answer) -> None:
+        self._connection.answer(self, answer)
 
-Handler = Callable[[Request], "Answer | Coroutine[Any, Any, Answer]"]
+
+Handler = Callable[[Request], Coroutine[Any, Any, None] | None]  # None: it is answered already
 
 
 class Connection(Accepted):
-    """One client's; ``answer`` must not raise."""
+    """One client's. What ``handle`` makes of a request must not raise."""
 
-    def __init__(self, answer: Handler, listener: Listener):
+    def __init__(self, handle: Handler, listener: Listener):
         super().__init__(listener)
-        self._answer = answer
+        self._handle = handle
         self._parser: Any = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[str, str] = {}
@@ -218,7 +232,8 @@ class Connection(Accepted):
         if self._fault or self._deaf:
             return
         parser = self._parser
-        request = Request(parser.get_method().decode(), _path(self._url), self._headers, parser.get_http_version())
+        method, minor = parser.get_method().decode(), parser.get_http_version()
+        request = Request(self, method, _path(self._url), self._headers, minor)
         self._arriving = request
         if self._current is None:
             self._current = request
@@ -275,12 +290,8 @@ class Connection(Accepted):
         body = request.body
         if not request.started:
             request.started = True
-            answer = self._answer(request)
-            if isinstance(answer, Answer):
-                self._answered(request, answer)
-            else:
-                request.coroutine = answer
-                self._run(request)
+            request.coroutine = self._handle(request)
+            self._run(request)
         elif request.refusal:
             if body.whole or body.fault or body.size > _DRAINED:
                 self._send(request, request.refusal)
@@ -289,14 +300,13 @@ class Connection(Accepted):
             self._run(request)
 
     def _run(self, request: Request) -> None:
-        """Let the request's coroutine go on until it waits for the next thing, or has the answer."""
+        """Let the request's coroutine go on until it waits for the next thing, or has answered and ended."""
         if request.coroutine is None:
             return
         try:
             request.awaits = step(request.coroutine, request.body, lambda: self._run(request))
-        except StopIteration as end:
+        except StopIteration:
             request.coroutine = None  # which holds the request
-            self._answered(request, end.value)
             return
         except BaseException:
             request.coroutine = None
@@ -312,7 +322,8 @@ class Connection(Accepted):
                 self._pause()  # nobody counts what would come meanwhile
             self.until = _NEVER
 
-    def _answered(self, request: Request, answer: Answer) -> None:
+    def answer(self, request: Request, answer: Answer) -> None:
+        """Send it, if there is still somebody, or keep it until who sends a body that is not wanted hears."""
         body = request.body
         if body.whole or body.fault or request.asks_first:
             self._send(request, answer)
@@ -362,7 +373,7 @@ class Connection(Accepted):
         self._deaf = True
         self._next.clear()
         if self._current is None:
-            self._current = Request("GET", "", {}, "1.1", RequestError(status, error))
+            self._current = Request(self, "GET", "", {}, "1.1", RequestError(status, error))
         elif not self._current.body.whole:  # else what comes behind it is what is wrong
             self._current.body.fault = unreadable(error)
         self._go_on()

@@ -19,6 +19,7 @@ _MAX_TIMEOUT_US = 1 << 53
 _LONGEST = 4 << 10  # bytes of a form
 _BIG = 1 << 20  # bytes of a body that is not kept while its answer is waited for
 _FORMS = 256  # that are kept of one model
+_SHAPES = 16  # of the answers to one form
 _ID_FIRST = re.compile(rb'\{\s*"id"\s*:\s*"([A-Za-z0-9._:-]{1,100})"\s*,\s*')
 _NO_NUMBER = re.compile(rb'["}]')  # what follows a list of numbers in an object
 
@@ -36,13 +37,15 @@ class Form(NamedTuple):
 
     Clients repeat it from request to request, so it is understood once and kept, under the bytes before the values.
     ``after`` is what follows them if they are a list in the JSON, None if all of them are raw bytes. A request's id may
-    stand first: it is taken off before.
+    stand first: it is taken off before. ``answers`` is the JSON of answers without an id that end with one raw tensor,
+    by its shape.
     """
 
     inputs: tuple[Described, ...]
     outputs: list[Wanted]
     names: list[str]
     timeout: float
+    answers: dict[tuple[int, ...], bytes]
     after: bytes | None = None
 
 
@@ -97,7 +100,7 @@ def _form(request: dict[str, Any], model: LoadedModel) -> Form:
     timeout = parameters.get("timeout", 0)
     if type(timeout) is not int or not 0 <= timeout <= _MAX_TIMEOUT_US:
         raise RequestError(400, "'timeout' in parameters must be a whole number of microseconds")
-    return Form(inputs, outputs, [wanted.name for wanted in outputs], timeout / 1e6)
+    return Form(inputs, outputs, [wanted.name for wanted in outputs], timeout / 1e6, {})
 
 
 def _numbers_at(body: bytes) -> int:
@@ -112,11 +115,11 @@ def _arrays(body: bytes, start: int, form: Form, is_raw: bool) -> dict[str, np.n
     Raises RequestError 400 for values that do not fit.
     """
     if is_raw:
-        if form.after is not None:
+        raw, arrays = memoryview(body)[start:], {}
+        if form.after is not None or len(raw) != sum([one.size or 0 for one in form.inputs]):
             return None
-        raw = _Raw(body, start)
-        arrays = {one.name: raw.take(one) for one in form.inputs}
-        raw.demand_end()
+        for one in form.inputs:
+            arrays[one.name], raw = binary.read(raw[: one.size], one.expected, one.shape), raw[one.size :]
         return arrays
     if form.after is None or not body.endswith(form.after):
         return None
@@ -165,6 +168,8 @@ def writes(asked: Asked, results: Sequence[np.ndarray]) -> int:
 
 def write(asked: Asked, model: LoadedModel, results: Sequence[np.ndarray]) -> tuple[bytes, int | None]:
     """The answer's body, and the length of its JSON when raw tensors follow it."""
+    if asked.id is None and len(results) == 1 and (known := asked.form.answers.get(results[0].shape)):
+        return known + results[0].tobytes(), len(known)
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for wanted, array in zip(asked.form.outputs, results, strict=True):
@@ -183,7 +188,15 @@ def write(asked: Asked, model: LoadedModel, results: Sequence[np.ndarray]) -> tu
     if asked.id is not None:
         answer["id"] = asked.id
     text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    if asked.id is None and len(results) == 1 and not wanted.classes and tail == [results[0].tobytes()]:
+        _keep_answer(asked.form, results[0].shape, text)
     return (text + b"".join(tail), len(text)) if tail else (text, None)
+
+
+def _keep_answer(form: Form, shape: tuple[int, ...], text: bytes) -> None:
+    if len(form.answers) >= _SHAPES:
+        form.answers.clear()
+    form.answers[shape] = text
 
 
 def best(name: str, array: np.ndarray, classes: int, labels: Sequence[str]) -> np.ndarray:

@@ -41,33 +41,32 @@ class Rest:
         # One at a time: as Python's objects a document can take 35 times its length.
         self._big = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> None:
         """Never raises: a fault of the client is 4xx with {"error": "…"}."""
         header = request.header
         call = Call(request_id(header("x-request-id")), "rest", "", time.perf_counter())
         try:
-            if request.fault:
-                raise request.fault
-            result = await self._route(request, call)
-        except RequestError as error:
-            result = _refusal(error, call)
-        except Exception as error:
-            log.exception("request %s failed", call.id)
-            result = _refusal(failed(call, error), call)
+            try:
+                if request.fault:
+                    raise request.fault
+                result = await self._route(request, call)
+            except RequestError as error:
+                result = _refusal(error, call)
+            except Exception as error:
+                log.exception("request %s failed", call.id)
+                result = _refusal(failed(call, error), call)
+            call.status, call.sent = result.status, len(result.body)
+            if call.model and call.status not in (401, 403, 421):
+                # Every answer of a model, a refusal too, names the digest that gave it.
+                result.headers += [
+                    ("nightshift-model", call.model.name),
+                    ("nightshift-digest", call.model.digest),
+                    ("nightshift-role", call.role),
+                ]
+            result.headers += [("x-request-id", call.id), *self.guard.hosts.cors(header)]
+            request.answer(result)
         finally:
-            self.inference.leave(call)
-            self.front.room.leave(call)
-        call.status, call.sent = result.status, len(result.body)
-        if call.model and call.status not in (401, 403, 421):
-            # Every answer of a model, a refusal too, names the digest that gave it.
-            result.headers += [
-                ("nightshift-model", call.model.name),
-                ("nightshift-digest", call.model.digest),
-                ("nightshift-role", call.role),
-            ]
-        result.headers += [("x-request-id", call.id), *self.guard.hosts.cors(header)]
-        self.front.end(call)
-        return result
+            self.front.end(call)
 
     async def _route(self, request: Request, call: Call) -> Answer:
         method, path, header = request.method, request.path, request.header

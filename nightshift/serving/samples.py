@@ -152,7 +152,7 @@ class Samples:
             verb=call.verb,
             items=call.items,
             inputs=_keep(call.inputs or {}, signature.inputs, "input", left_out),
-            outputs=_keep(call.outputs or {}, signature.outputs, "output", left_out),
+            outputs=_keep(call.outputs, signature.outputs, "output", left_out),
             status=call.status,
             milliseconds=call.seconds * 1000,
             error=call.error or None,

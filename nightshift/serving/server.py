@@ -22,7 +22,7 @@ from nightshift.releases.store import open_store
 from nightshift.serving import guard as guards
 from nightshift.serving import http1, logs, processes
 from nightshift.serving.awake import Awake
-from nightshift.serving.door import TOO_MUCH
+from nightshift.serving.door import TOO_MUCH, Door
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.front import Front
@@ -35,6 +35,7 @@ from nightshift.serving.request_ids import request_id
 from nightshift.serving.rest import Rest
 from nightshift.serving.samples import Plan
 from nightshift.serving.statistics import Statistics
+from nightshift.serving.turn import Turn
 from nightshift.serving.watch import Watch
 
 _CONNECTIONS = 2048  # that one process holds over HTTP; as many again wait in the kernel's queue
@@ -92,12 +93,14 @@ def _work(peers: Peers, settings: Settings, access: AccessLog) -> None:
         follower.refresh()
 
     peers.answers["refresh"] = refresh
-    inference = Inference()
+    turn = Turn()
+    inference = Inference(turn)
     watch = Watch(follower, inference, access, guard.usage.store, guard.usage.instance, settings.plan)
     statistics = Statistics(peers)
     watchers = (guard.watch, follower.tallies.watch, statistics.watch, *watch.watchers, Awake().watch)
-    front = Front(engine, follower, guard, inference, watchers, statistics)
-    watch.metrics.facts.append(front.door.facts)
+    door = Door(turn)
+    watch.metrics.facts.append(door.facts)
+    front = Front(engine, follower, guard, inference, watchers, statistics, door)
     rest = Rest(front, watch, {"registry": store.url, "checkout": settings.checkout})
     uvloop.run(_serve(rest, settings))
 
@@ -184,10 +187,12 @@ def _handler(rest: Rest) -> Handler:
     """What answers each request, or refuses it at the door."""
     door = rest.front.door
 
-    def handle(request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+    def handle(request: Request) -> Coroutine[Any, Any, None] | None:
         if request.path.endswith(("/infer", ":predict")) and door.refuses("rest"):
             identity = ("x-request-id", request_id(request.header("x-request-id")))
-            return Answer(503, _REFUSED, [("content-type", "application/json"), ("retry-after", "1"), identity])
+            headers = [("content-type", "application/json"), ("retry-after", "1"), identity]
+            request.answer(Answer(503, _REFUSED, headers))
+            return None
         return rest.answer(request)
 
     return handle

@@ -23,7 +23,7 @@ def ended(model: LoadedModel | None = None, number: int = 0, **settings: Any) ->
         call.model, call.role, call.status, call.batch, call.items = model, "champion", 200, 1, 1
         call.waited, call.computed = 0.0003, 0.002
         call.inputs = {"image": np.full((1, *SHAPE), number % 256, np.uint8)}
-        call.outputs = {"probabilities": np.full((1, 3), 0.25, np.float32)}
+        call.output_names, call.results = ["probabilities"], [np.full((1, 3), 0.25, np.float32)]
     for name, value in settings.items():
         setattr(call, name, value)
     return call

@@ -14,6 +14,7 @@ from nightshift.serving.bodies import ROOM, Body, Room, inflated
 from nightshift.serving.call import Call
 from nightshift.serving.door import MANY, TURN_S, Door
 from nightshift.serving.tensors import RequestError
+from nightshift.serving.turn import Turn
 from tests.serving.world import ADMIN, IMAGE, World
 
 
@@ -37,7 +38,7 @@ async def turn(door: Door, clock: SimpleNamespace, came: int, seconds: float) ->
 
 def test_what_a_long_turn_has_not_read_in_time_is_refused_and_the_next_turn_begins_anew(clock) -> None:
     async def work() -> None:
-        door = Door()
+        door = Door(Turn())
         found = await turn(door, clock, 200, 0.001)
         assert found == sorted(found), "who is read first is let in"
         assert found.count(False) == pytest.approx(TURN_S / 0.001, abs=2)
@@ -49,7 +50,7 @@ def test_what_a_long_turn_has_not_read_in_time_is_refused_and_the_next_turn_begi
 
 def test_a_slow_machine_with_few_requests_refuses_none(clock) -> None:
     async def work() -> None:
-        door = Door()
+        door = Door(Turn())
         for _ in range(5):
             assert not any(await turn(door, clock, MANY, 1.0))
         assert (await turn(door, clock, MANY + 1, 1.0))[-1]
@@ -63,7 +64,7 @@ def test_the_log_says_when_refusing_begins_and_when_it_is_over(
     monkeypatch.setattr("nightshift.serving.door._CALM_S", 0.02)
 
     async def work() -> None:
-        door = Door()
+        door = Door(Turn())
         for _ in range(3):
             await turn(door, clock, 200, 0.001)
         assert len(caplog.messages) == 1

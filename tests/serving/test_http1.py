@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -34,16 +35,18 @@ class World:
         self.listener = Listener(partial(http1.Connection, self.handle), most=8)
         self.port = 0
 
-    def handle(self, request: Request) -> "Answer | Awaitable[Answer]":
+    def handle(self, request: Request) -> Coroutine[Any, Any, None] | None:
         if request.fault:
-            return self.answer(request, request.fault.status, request.fault.message.encode())
+            self.answer(request, request.fault.status, request.fault.message.encode())
+            return None
         self.asked.append(f"{request.method} {request.path}")
         self.requests.append(request)
         if request.path == "/refuse":
-            return self.answer(request, 503, b"no")
+            self.answer(request, 503, b"no")
+            return None
         return self.echo(request)
 
-    async def echo(self, request: Request) -> Answer:
+    async def echo(self, request: Request) -> None:
         call = Call("1", "rest", "", 0.0)
         try:
             if request.path == "/early":
@@ -55,15 +58,16 @@ class World:
                 await asyncio.sleep(0)
                 await self.gate.wait()
         except RequestError as error:
-            return self.answer(request, error.status, error.message.encode())
+            self.answer(request, error.status, error.message.encode())
+            return
         finally:
             self.room.leave(call)
         size = int(request.header("x-answer") or 0)
-        return self.answer(request, 200, data or request.path.encode(), b"x" * size)
+        self.answer(request, 200, data or request.path.encode(), b"x" * size)
 
-    def answer(self, request: Request, status: int, *parts: bytes) -> Answer:
+    def answer(self, request: Request, status: int, *parts: bytes) -> None:
         self.answered.append(request.path)
-        return Answer(status, b"".join(parts), [("x-path", request.path)])
+        request.answer(Answer(status, b"".join(parts), [("x-path", request.path)]))
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:

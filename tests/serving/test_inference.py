@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +17,11 @@ from onnx import TensorProto, helper
 from nightshift.releases import manifest as manifests
 from nightshift.releases.manifest import GOLDEN, PROGRAM
 from nightshift.serving.call import Call
-from nightshift.serving.inference import Inference, Lane
+from nightshift.serving.inference import Inference
+from nightshift.serving.lane import Lane
 from nightshift.serving.model import LoadedModel, load
 from nightshift.serving.tensors import RequestError
+from nightshift.serving.turn import Turn
 from tests.releases.make import SHAPE, make_release
 from tests.serving.calls import loaded
 from tests.serving.types_release import ONNX, make_types_release
@@ -47,7 +51,7 @@ def test_those_that_are_ready_together_run_as_one_batch_in_which_each_has_its_ow
     asks = [image(7), image(3), image(200, items=2), image(90)]
 
     async def together() -> tuple[list[tuple[Call, np.ndarray]], ...]:
-        inference = Inference()
+        inference = Inference(Turn())
 
         async def all_ask() -> list[tuple[Call, np.ndarray]]:
             return await asyncio.gather(*(asked(inference, model, arrays) for arrays in asks))
@@ -67,15 +71,109 @@ def test_those_that_are_ready_together_run_as_one_batch_in_which_each_has_its_ow
         np.testing.assert_allclose(answer, model.run(arrays, list(model.outputs))[0], atol=1e-6)
 
 
+class Gated(LoadedModel):
+    """Runs for real, in a thread only once the ``gate`` is open; refuses an image of 13. ``ran`` has where it ran, and
+    how many items.
+    """
+
+    def __init__(self, model: LoadedModel):
+        super().__init__(model.manifest, model.digest, model._session)
+        self.gate = threading.Event()
+        self.ran: list[tuple[bool, int]] = []
+
+    def run(self, arrays: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+        in_thread = threading.current_thread() is not threading.main_thread()
+        self.ran.append((in_thread, len(arrays["image"])))
+        assert not in_thread or self.gate.wait(20)
+        if (arrays["image"] == 13).any():
+            raise RequestError(400, "an image of 13")
+        return super().run(arrays, names)
+
+
+def test_a_long_batch_runs_beside_the_event_loop_and_who_comes_meanwhile_is_the_next(model: LoadedModel):
+    gated = Gated(model)
+
+    async def work() -> None:
+        inference = Inference(Turn())
+
+        def ask(*numbers: int) -> list[asyncio.Task[tuple[Call, np.ndarray]]]:
+            return [asyncio.create_task(asked(inference, gated, image(number))) for number in numbers]
+
+        await asyncio.gather(*ask(1, 2))  # from now on they expect company
+        gated.ran.clear()
+        inference._lane(gated).cost = 0.0006
+        first = ask(3, 4)
+        while not gated.ran:
+            await asyncio.sleep(0.001)
+        inference._lane(gated).cost = 0.0001
+        meanwhile = ask(5, 6, 7)
+        await asyncio.sleep(0.02)
+        assert gated.ran == [(True, 2)]
+        assert not any(task.done() for task in first + meanwhile)
+        gated.gate.set()
+        found = await asyncio.gather(*first, *meanwhile)
+        assert gated.ran == [(True, 2), (False, 3)]
+        assert [call.batch for call, _ in found] == [2, 2, 3, 3, 3]
+        assert all(call.waited > 0.01 for call, _ in found[2:])
+        for number, (_, answer) in zip(range(3, 8), found, strict=True):
+            np.testing.assert_allclose(answer, model.run(image(number), list(model.outputs))[0], atol=1e-6)
+
+    asyncio.run(work())
+
+
+def test_who_is_at_fault_in_a_batch_beside_is_refused_alone(model: LoadedModel):
+    gated = Gated(model)
+    gated.gate.set()
+    gated.seconds = 0.0009
+
+    async def work() -> list[tuple[Call, np.ndarray] | BaseException]:
+        inference = Inference(Turn())
+        await asyncio.gather(*(asked(inference, gated, image(number)) for number in (1, 2)))
+        gated.ran.clear()
+        asks = [asked(inference, gated, image(number)) for number in (3, 13, 5)]
+        found = await asyncio.gather(*asks, return_exceptions=True)
+        assert gated.ran[0] == (True, 2)
+        assert not inference._lane(gated).will_flush
+        return found
+
+    first, wrong, last = asyncio.run(work())
+    assert isinstance(wrong, RequestError)
+    for number, found in ((3, first), (5, last)):
+        assert isinstance(found, tuple)
+        np.testing.assert_array_equal(found[1], model.run(image(number), list(model.outputs))[0])
+
+
+def test_of_a_crowd_one_half_runs_while_the_other_is_read(model: LoadedModel):
+    """Were all of them one batch, the event loop would have nothing to read meanwhile."""
+    gated = Gated(model)
+    gated.gate.set()
+
+    async def work(crowd: int, cost: float) -> set[int]:
+        inference = Inference(Turn())
+
+        async def keep_asking() -> list[int]:
+            found = []
+            for _ in range(6):
+                inference._lane(gated).cost = cost
+                call, _ = await asked(inference, gated, image(7))
+                found.append(call.batch)
+            return found[2:]
+
+        return {batch for found in await asyncio.gather(*(keep_asking() for _ in range(crowd))) for batch in found}
+
+    assert max(asyncio.run(work(24, 0.0001))) == 12
+    assert max(asyncio.run(work(16, 0.0001))) == 16, "half of them are no work for a thread"
+
+
 def test_a_request_alone_waits_for_no_turn(model: LoadedModel):
-    call, answer = asyncio.run(asked(Inference(), model, image(3)))
+    call, answer = asyncio.run(asked(Inference(Turn()), model, image(3)))
     assert (call.batch, call.waited) == (1, 0.0)
     np.testing.assert_array_equal(answer, model.run(image(3), list(model.outputs))[0])
 
 
 def test_who_left_is_counted_no_more_and_may_not_run(model: LoadedModel):
     async def leave() -> None:
-        inference = Inference()
+        inference = Inference(Turn())
         call = Call("one", "rest", "infer", time.perf_counter(), model=model)
         inference.admit(call)
         assert inference.in_flight == 1
@@ -90,7 +188,7 @@ def test_who_left_is_counted_no_more_and_may_not_run(model: LoadedModel):
 
 def test_a_queue_that_is_too_long_in_time_refuses(model: LoadedModel):
     async def crowd() -> str:
-        inference = Inference(wait_s=0.0, threads=1)
+        inference = Inference(Turn(), wait_s=0.0, threads=1)
         inference.admit(Call("one", "rest", "infer", time.perf_counter(), model=model))
         with pytest.raises(RequestError) as refused:
             inference.admit(Call("two", "rest", "infer", time.perf_counter(), model=model))
@@ -106,7 +204,7 @@ def test_a_batch_whose_answers_leave_together_has_cost_the_turns_of_all(
     """A model that became ten times slower is seen to be so, or its queue would be let grow ten times as long."""
     lane, clock = Lane(model, threads=2), [100.0]
     lane.turn = 1e-4
-    monkeypatch.setattr("nightshift.serving.inference.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("nightshift.serving.lane.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     for _ in range(100):
         since = clock[0]
         clock[0] += 32 * 1e-3
@@ -119,7 +217,7 @@ def test_who_leaves_threads_idle_is_not_taken_for_a_queue(model: LoadedModel, mo
     """Of a model of 20 ms on four threads: one after the other or four at a time, the next waits 5 ms more for each."""
     lane, clock = Lane(model, threads=4), [100.0]
     lane.cost = 0.02
-    monkeypatch.setattr("nightshift.serving.inference.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("nightshift.serving.lane.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     lane.forget_turn()
     assert lane.turn == pytest.approx(0.005)
     for others in (0, 3):
@@ -149,7 +247,7 @@ def test_a_request_whose_inputs_have_other_numbers_of_rows_shifts_nobody_elses(t
         return call, found
 
     async def all_ask() -> list[tuple[Call, list[np.ndarray]]]:
-        inference = Inference()
+        inference = Inference(Turn())
         await asyncio.gather(*(ask(inference, rows(0)) for _ in range(2)))  # from now on they expect company
         return await asyncio.gather(*(ask(inference, arrays) for arrays in asks))
 

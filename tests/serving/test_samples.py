@@ -137,9 +137,12 @@ def test_the_rate_is_kept_and_a_model_may_have_its_own(tmp_path: Path, model: Lo
 
 
 def test_what_has_no_inputs_is_no_sample(tmp_path: Path, model: LoadedModel):
-    calls = (ended(None, status=404), ended(model, inputs=None, outputs=None, status=400, error="not JSON"))
+    calls = (
+        ended(None, status=404),
+        ended(model, inputs=None, output_names=(), results=(), status=400, error="not JSON"),
+    )
     assert written(FolderStore(tmp_path), *calls).written == 0
-    refused = ended(model, outputs=None, status=400, error="the model cannot run on these inputs")
+    refused = ended(model, output_names=(), results=(), status=400, error="the model cannot run on these inputs")
     written(FolderStore(tmp_path), refused)
     (row,) = rows(FolderStore(tmp_path))
     assert (row["status"], row["outputs"], row["error"]) == (400, [], "the model cannot run on these inputs")

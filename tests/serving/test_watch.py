@@ -30,6 +30,7 @@ from nightshift.serving.logs import AccessLog
 from nightshift.serving.metrics import Metrics
 from nightshift.serving.processes import Peers
 from nightshift.serving.samples import Plan
+from nightshift.serving.turn import Turn
 from nightshift.serving.watch import Watch
 from tests.serving.calls import ended
 from tests.serving.world import ADMIN, IMAGE, Endpoint, World, free_port, wait_for
@@ -230,7 +231,7 @@ def test_of_a_process_that_is_silent_stands_what_it_last_told(world: World, tmp_
     other.watch(ended(None, verb="live", status=200))
     other.counts()
     follower = Follower(world.registry, world.ledger, Engine(), tmp_path, Peers(folder, 0, 2))
-    inference = Inference()
+    inference = Inference(Turn())
     watch = Watch(follower, inference, AccessLog(logging.INFO, True, 2), None, "one", Plan())
     watch.metrics.watch(ended(None, verb="live", status=200))
     text, _ = asyncio.run(watch.text(None))

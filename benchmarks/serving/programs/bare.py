@@ -36,7 +36,7 @@ def from_json(body: bytes) -> np.ndarray:
     return values.reshape(shape)
 
 
-async def answer(request: Request) -> Answer:
+async def answer(request: Request) -> None:
     body = await request.body
     length = request.header("inference-header-content-length")
     if length is None:
@@ -44,7 +44,8 @@ async def answer(request: Request) -> Answer:
         (result,) = session.run(None, {"input": array})
         output = {"name": "output", "datatype": "FP32", "shape": result.shape, "data": result.ravel()}
         text = orjson.dumps({"model_name": "cnn", "outputs": [output]}, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Answer(200, text, [("content-type", "application/json")])
+        request.answer(Answer(200, text, [("content-type", "application/json")]))
+        return
     head = orjson.loads(body[: int(length)])
     array = np.frombuffer(body, np.float32, offset=int(length)).reshape(head["inputs"][0]["shape"])
     (result,) = session.run(None, {"input": array})
@@ -52,7 +53,7 @@ async def answer(request: Request) -> Answer:
     output = {"name": "output", "datatype": "FP32", "shape": result.shape}
     text = orjson.dumps({"model_name": "cnn", "outputs": [{**output, "parameters": {"binary_data_size": len(values)}}]})
     headers = [("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(text)))]
-    return Answer(200, text + values, headers)
+    request.answer(Answer(200, text + values, headers))
 
 
 async def answer_call(stream: http2.Stream) -> None:
