@@ -12,8 +12,8 @@ import pytest
 
 from nightshift.serving import json_reader, protocol
 from nightshift.serving.model import LoadedModel, load
-from nightshift.serving.tensors import RequestError
-from tests.serving.types_release import ONNX, make_types_release
+from nightshift.serving.tensors import RequestError, is_finite
+from tests.serving.types_release import HALVES, ONNX, make_types_release
 
 TENSOR = {"name": "in_FP32", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2]}
 NESTED = {**TENSOR, "data": [[1.5, 2]]}
@@ -63,7 +63,7 @@ def nothing_known(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def only(folder: Path, *datatypes: str) -> LoadedModel:
     name = "-".join(datatypes).lower()
-    kinds = {datatype: ONNX[datatype] for datatype in datatypes}
+    kinds = {datatype: (ONNX | HALVES)[datatype] for datatype in datatypes}
     return load(folder / name, name, make_types_release(folder / name, name, kinds))
 
 
@@ -229,3 +229,48 @@ def test_what_waits_after_a_very_long_body_holds_its_arrays_and_not_its_lists(mo
     assert (len(short.form.inputs), len(long.form.inputs)) == (1, 0)
     assert long.form.names == short.form.names
     assert [array.tolist() for array in long.arrays.values()] == [array.tolist() for array in short.arrays.values()]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BF16", "INT64", "BYTES"])
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "JSON"])
+def test_what_was_answered_before_changes_no_answer(tmp_path: Path, datatype: str, raw: bool):
+    model = only(tmp_path, datatype)
+    rng = random.Random(0)
+
+    def answer(body: bytes) -> tuple[bytes, int | None]:
+        asked = protocol.read(body, None, model)
+        return protocol.write(asked, model, model.run(asked.arrays, asked.form.names))
+
+    for number in range(200):
+        items = rng.choice((1, 1, 2, 3))
+        values = [rng.randrange(100) for _ in range(2 * items)]
+        tensor = {"name": f"in_{datatype}", "datatype": datatype, "shape": [items, 2]}
+        output = {"name": f"out_{datatype}", "parameters": {"binary_data": raw}}
+        if datatype != "BYTES" and rng.random() < 0.2:
+            output["parameters"]["classification"] = rng.choice((1, 2))
+        request = {"id": str(number)} if rng.random() < 0.3 else {}
+        data = [str(value) for value in values] if datatype == "BYTES" else values
+        request |= {"inputs": [{**tensor, "data": data}], "outputs": [output]}
+        found = answer(json.dumps(request).encode())
+        known, model.forms = model.forms, {}
+        assert found == answer(json.dumps(request).encode())
+        model.forms = known
+    answers = [form.answers for form in model.forms.values() if form.answers]
+    assert bool(answers) == (raw and datatype in ("FP32", "INT64"))
+    assert all(len(each) <= 16 for each in answers)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 2, 3072, 8192, 8193])
+def test_one_value_that_is_not_finite_is_seen_among_any(dtype: type, size: int):
+    rng = np.random.default_rng(0)
+    limits = np.finfo(dtype)
+    for like in (rng.standard_normal(size), np.full(size, limits.max), np.full(size, -limits.tiny), np.zeros(size)):
+        array = like.astype(dtype)
+        assert is_finite(array)
+        assert is_finite(array.reshape(1, size, 1)[::-1])
+        for wrong in (np.nan, np.inf, -np.inf):
+            for at in {0, size // 2, size - 1}:
+                spoilt = array.copy()
+                spoilt[at] = wrong
+                assert not is_finite(spoilt)
