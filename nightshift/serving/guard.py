@@ -1,6 +1,6 @@
 """Who may ask: the host that a request names, its API key, the key's scopes, rate and quota.
 
-On the hot path there is one SHA-256, one look-up and, for a key with a rate, one lock; a thread reads
+On the hot path there is one digest, one look-up and, for a key with a rate, one lock; a thread reads
 the keys, and another, which may hang with its store, writes usage and the audit log.
 
 On loopback, while no key was ever made, models are open and only metrics and administration need a key: the stack's
@@ -99,7 +99,7 @@ class Guard:
         Raises RequestError 401 or 503; None where nobody needs a key.
         """
         given = _key_of(header)
-        found = self.keyring.find(api_keys.digest(given)) if given else None
+        found = self.keyring.find(given) if given else None
         if not self.ready and not (found and found[0].name in (STACK, WATCHER)):
             raise ask_again("the API keys are not read yet; ask again")
         if found is None:
