@@ -140,7 +140,7 @@ class Inference:
         """Run what is ready, together where it fits together."""
         batch = lane.next_batch()
         run = partial(_run_together, model, batch)
-        # While more wait than one batch, turns are long, and a thread would wait for two of them, and for Python's lock.
+        # While more wait than one batch, turns are long: a thread would wait for two of them, and for Python's lock.
         if lane.runs_beside(_items(batch)) and not lane.waiting:
             running = asyncio.get_running_loop().run_in_executor(self._pool, run)
             running.add_done_callback(lambda ran: self._flushed(model, lane, batch, ran.result))
