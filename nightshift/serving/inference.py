@@ -30,7 +30,6 @@ from nightshift.serving.tensors import ask_again, batch_of
 from nightshift.serving.turn import Turn
 
 WAIT_S = 0.1  # the longest wait for the turn that a request is let in for
-_WEIGHED = 8  # one of so many runs of one request each is weighed: a thread's own clock is a call of the system
 _QUIET_S = 1.0  # without a request, after which what a turn takes is learned anew
 
 
@@ -102,14 +101,9 @@ class Inference:
                 asyncio.get_running_loop().call_soon(self._flush, model, lane)
             results = await ready
         else:
-            started = time.perf_counter()
-            if lane.runs % _WEIGHED:
-                results = model.run(arrays, names)
-            else:
-                _, _, spent, (results,) = _run_alone(model, arrays, names)
-                lane.learn(call.items, spent)
-            lane.runs += 1
-            call.computed, call.batch = time.perf_counter() - started, call.items
+            _, call.computed, spent, (results,) = _run_alone(model, arrays, names)
+            call.batch = call.items
+            lane.learn(call.items, spent)
         call.output_names, call.results = names, results
         return results
 

@@ -46,7 +46,6 @@ class Lane:
         self.cost = max(model.seconds, 1e-5)
         self.threads = threads
         self.forget_turn()
-        self.runs = 0  # of one request alone
         self.inside = 0  # admitted and not yet answered
         self.crowd = 0.0  # the most that were inside lately
         self.left = 0.0  # when the last one was answered

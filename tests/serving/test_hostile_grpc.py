@@ -8,7 +8,6 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -155,15 +154,9 @@ def test_broken_http2_keeps_nobody_out_and_leaves_nothing_behind(served, channel
     resident, files = process.memory_info().rss, process.num_fds()
     with sending(endpoint.grpc_port, what) as sent:
         wait_for(lambda: sum(sent) > 3, 30)
-        until, found = time.monotonic() + 1, Counter[grpc.StatusCode]()
+        until = time.monotonic() + 1
         while time.monotonic() < until:
-            try:
-                assert good.call("ModelInfer", timeout=10, **infer()).model_name == "toy"
-                found[grpc.StatusCode.OK] += 1
-            except grpc.RpcError as error:  # calls whose answers are not taken are calls: on a busy machine too many
-                found[error.code()] += 1
-    assert set(found) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-    assert found[grpc.StatusCode.OK] > found[grpc.StatusCode.UNAVAILABLE]
+            assert good.call("ModelInfer", timeout=10, **infer()).model_name == "toy"
     wait_for(lambda: process.num_fds() <= files, 10)
     assert process.memory_info().rss - resident < 40 << 20
     assert "request failed" not in endpoint.log.read_text()
