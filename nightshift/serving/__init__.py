@@ -1,7 +1,8 @@
 """The endpoint: follows the ledger and answers the Open Inference Protocol v2.
 
 tensors       the protocol's tensors to numpy, every value checked; binary: as raw bytes; json_reader: out of JSON
-protocol      an inference request's body to arrays, and arrays to an answer; grpc_tensors: of gRPC messages
+protocol      an inference request's body to arrays, and arrays to an answer; grpc_tensors: of gRPC messages;
+              forms: what is remembered of requests that clients repeat
 model         one loaded release: verified, warmed, its golden requests answered
 engine        the models that serve now: champion, canary, pinned
 inference     from an admitted request to results: what waits is bounded in time, what waits together runs together;

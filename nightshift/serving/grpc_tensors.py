@@ -15,6 +15,7 @@ from nightshift.releases.manifest import Tensor
 from nightshift.serving import binary
 from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.bodies import LONG
+from nightshift.serving.forms import FORMS, LONGEST, SHAPES, remember
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.protocol import best
 from nightshift.serving.tensors import (
@@ -28,9 +29,6 @@ from nightshift.serving.tensors import (
     shape_of,
 )
 
-_LONGEST = 4 << 10  # bytes before the numbers
-_FORMS = 256  # that are kept, and of one model
-_SHAPES = 16  # of the answers to one form
 _INTEGERS = {f"{sign}INT{bits}": f"{sign.lower()}int_contents" for sign in ("", "U") for bits in (8, 16, 32)}
 _CONTENTS = {
     **_INTEGERS,
@@ -86,19 +84,16 @@ class Parser:
 
     def _keep(self, message: memoryview, raw: bytes) -> None:
         """Remember a message that ends with its raw input: that is so if another end is another input."""
-        if not raw or len(message) - len(raw) > _LONGEST or message[-len(raw) :] != raw:
+        if not raw or len(message) - len(raw) > LONGEST or message[-len(raw) :] != raw:
             return
         before = bytes(message[: -len(raw)])
         other = bytes([raw[0] ^ 1]) + raw[1:]
         request = messages.ModelInferRequest.FromString(before + other)
         if list(request.raw_input_contents) != [other]:
             return
-        if len(self._requests) >= _FORMS:
-            self._requests.clear()
-            self._sizes.clear()
         request.ClearField("raw_input_contents")
-        self._requests[before] = len(raw), request
-        self._sizes[len(message)] = len(raw)
+        remember(self._requests, before, (len(raw), request), FORMS)
+        remember(self._sizes, len(message), len(raw), FORMS)
 
 
 def read(asked: Asked, model: LoadedModel) -> tuple[Form, dict[str, np.ndarray]]:
@@ -115,9 +110,7 @@ def read(asked: Asked, model: LoadedModel) -> tuple[Form, dict[str, np.ndarray]]
     inputs = [(model.inputs[name], array.shape) for name, array in arrays.items()]
     form = Form(_wanted(request, model), _timeout(request), inputs, {})
     if asked.before:
-        if len(model.grpc_forms) >= _FORMS:
-            model.grpc_forms.clear()
-        model.grpc_forms[asked.before] = form
+        remember(model.grpc_forms, asked.before, form, FORMS)
     return form, arrays
 
 
@@ -228,6 +221,4 @@ def _keep_answer(form: Form, model: LoadedModel, results: Sequence[np.ndarray], 
     raw = results[0].tobytes()
     if others or classes or not raw or binary.write(results[0], model.outputs[name].datatype) != raw:
         return
-    if len(form.answers) >= _SHAPES:
-        form.answers.clear()
-    form.answers[results[0].shape] = data[: -len(raw)]
+    remember(form.answers, results[0].shape, data[: -len(raw)], SHAPES)

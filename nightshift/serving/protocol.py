@@ -12,14 +12,12 @@ import numpy as np
 import orjson
 
 from nightshift.serving import binary, json_reader, tensors
+from nightshift.serving.forms import FORMS, LONGEST, SHAPES, remember
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.tensors import Described, RequestError, quoted
 
 _MAX_TIMEOUT_US = 1 << 53
-_LONGEST = 4 << 10  # bytes of a form
 _BIG = 1 << 20  # bytes of a body that is not kept while its answer is waited for
-_FORMS = 256  # that are kept of one model
-_SHAPES = 16  # of the answers to one form
 _ID_FIRST = re.compile(rb'\{\s*"id"\s*:\s*"([A-Za-z0-9._:-]{1,100})"\s*,\s*')
 _NO_NUMBER = re.compile(rb'["}]')  # what follows a list of numbers in an object
 
@@ -64,7 +62,7 @@ def read(body: bytes, json_length: int | None, model: LoadedModel) -> Asked:
     if json_length is not None and not 0 < json_length <= len(body):
         raise RequestError(400, f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
     start = _numbers_at(body) if json_length is None else json_length
-    before = body[:start] if 0 < start <= _LONGEST else b""
+    before = body[:start] if 0 < start <= LONGEST else b""
     own = None
     if first := _ID_FIRST.match(before):
         own, before = first[1].decode(), b"{" + before[first.end() :]
@@ -105,8 +103,8 @@ def _form(request: dict[str, Any], model: LoadedModel) -> Form:
 
 def _numbers_at(body: bytes) -> int:
     """Where the first list that could be an input's values begins, -1 when none does soon."""
-    name = body.find(b'"data":', 0, _LONGEST)
-    return body.find(b"[", name, _LONGEST) if name >= 0 else -1
+    name = body.find(b'"data":', 0, LONGEST)
+    return body.find(b"[", name, LONGEST) if name >= 0 else -1
 
 
 def _arrays(body: bytes, start: int, form: Form, is_raw: bool) -> dict[str, np.ndarray] | None:
@@ -141,7 +139,7 @@ def _keep(before: bytes, start: int, body: bytes, form: Form, model: LoadedModel
         beyond = _NO_NUMBER.search(body, start)
         end = body.rfind(b"]", 0, beyond.start() if beyond else 0) + 1
         after = body[end:]
-        if len(form.inputs) > 1 or len(after) > _LONGEST:
+        if len(form.inputs) > 1 or len(after) > LONGEST:
             return
         if json_reader.numbers(body, start, end, form.inputs[0].shape) is None:
             return
@@ -152,9 +150,8 @@ def _keep(before: bytes, start: int, body: bytes, form: Form, model: LoadedModel
         return
     if "id" in without or (not is_raw and without["inputs"][0]["data"] is not None):
         return
-    if len(model.forms) >= _FORMS:
-        model.forms.clear()
-    model.forms[before] = form._replace(inputs=tuple(one._replace(data=None) for one in form.inputs))
+    form = form._replace(inputs=tuple(one._replace(data=None) for one in form.inputs))
+    remember(model.forms, before, form, FORMS)
 
 
 def writes(asked: Asked, results: Sequence[np.ndarray]) -> int:
@@ -189,14 +186,8 @@ def write(asked: Asked, model: LoadedModel, results: Sequence[np.ndarray]) -> tu
         answer["id"] = asked.id
     text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     if asked.id is None and len(results) == 1 and not wanted.classes and tail == [results[0].tobytes()]:
-        _keep_answer(asked.form, results[0].shape, text)
+        remember(asked.form.answers, results[0].shape, text, SHAPES)
     return (text + b"".join(tail), len(text)) if tail else (text, None)
-
-
-def _keep_answer(form: Form, shape: tuple[int, ...], text: bytes) -> None:
-    if len(form.answers) >= _SHAPES:
-        form.answers.clear()
-    form.answers[shape] = text
 
 
 def best(name: str, array: np.ndarray, classes: int, labels: Sequence[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 
-from nightshift.serving import grpc_tensors
+from nightshift.serving import forms, grpc_tensors
 from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.grpc_tensors import Parser
 from nightshift.serving.model import LoadedModel, load
@@ -171,11 +171,11 @@ def test_every_datatype(tmp_path: Path, datatype: str) -> None:
 
 def test_only_so_many_are_remembered(model: LoadedModel) -> None:
     parser = Parser()
-    for number in range(3 * grpc_tensors._FORMS):
+    for number in range(3 * forms.FORMS):
         said(parser, model, message(model_version=f"v{number}"))
         said(parser, model, message(model_version=f"v{number}"))
-        assert len(parser._requests) <= grpc_tensors._FORMS
-        assert len(model.grpc_forms) <= grpc_tensors._FORMS
+        assert len(parser._requests) <= forms.FORMS
+        assert len(model.grpc_forms) <= forms.FORMS
     for _ in range(2):
         assert not said(parser, model, message(id="a number of its own"))[1]
     big = np.zeros((1 << 18, 2), np.float32)
