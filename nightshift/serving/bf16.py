@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:  # who only reads samples has no ONNX Runtime, or need not wait for it
-    from onnxruntime import InferenceSession, OrtValue
+    from onnxruntime import InferenceSession, OrtValue, RunOptions
 
 _ONNX_TYPE = 16  # TensorProto.BFLOAT16
 
@@ -37,6 +37,7 @@ def run(
     arrays: Mapping[str, np.ndarray],
     inputs: Container[str],
     outputs: Container[str],
+    options: "RunOptions | None" = None,
 ) -> list[np.ndarray]:
     """``session.run`` of a program of which these inputs and outputs are BF16."""
     from onnxruntime import OrtValue
@@ -44,11 +45,11 @@ def run(
     bits = {name: narrow(array) for name, array in arrays.items() if name in inputs}  # kept: a value points to them
     values = {name: OrtValue.ortvalue_from_numpy_with_onnx_type(of, _ONNX_TYPE) for name, of in bits.items()}
     if not any(name in outputs for name in names):
-        return list(session.run(list(names), {**arrays, **values}))
+        return list(session.run(list(names), {**arrays, **values}, options))
     for name, array in arrays.items():
         if name not in bits:
             values[name] = OrtValue.ortvalue_from_numpy(array)
-    found = session.run_with_ort_values(list(names), values)
+    found = session.run_with_ort_values(list(names), values, options)
     return [_array(value) if name in outputs else value.numpy() for name, value in zip(names, found, strict=True)]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -30,7 +30,8 @@ from nightshift.serving.tensors import ask_again, batch_of
 from nightshift.serving.turn import Turn
 
 WAIT_S = 0.1  # the longest wait for the turn that a request is let in for
-_QUIET_S = 1.0  # without a request, after which what a turn takes is learned anew
+_QUIET_S = 1.0  # without a request, after which what a turn takes is learned anew; without a big one, for its memory
+_BIG = 10  # golden requests that take as long as a request which may have taken much memory
 
 
 class _Ran(NamedTuple):
@@ -125,10 +126,25 @@ class Inference:
             return _run_alone(model, arrays, names)
 
         # The pool's own queue: a thread that has to ask the event loop for work waits for a turn of it, or three.
-        started, call.computed, spent, (results,) = await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        call.waited, call.batch = started - since, call.items
-        lane.learn(call.items, spent)
-        return results
+        try:
+            ran = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            if time.perf_counter() - since > _BIG * model.seconds:
+                self._give_back_soon(model, lane)
+        call.waited, call.computed, call.batch = ran.started - since, ran.seconds, call.items
+        lane.learn(call.items, ran.spent)
+        return ran.parts[0]
+
+    def _give_back_soon(self, model: LoadedModel, lane: Lane) -> None:
+        """What a request may have taken of the memory; not at once, for who sends the next such one needs it again."""
+
+        def give_back(model: "ref[LoadedModel]") -> None:
+            if still_there := model():
+                asyncio.get_running_loop().run_in_executor(self._pool, still_there.give_back)
+
+        if lane.giving_back:
+            lane.giving_back.cancel()
+        lane.giving_back = asyncio.get_running_loop().call_later(_QUIET_S, give_back, ref(model))
 
     def _flush(self, model: LoadedModel, lane: Lane) -> None:
         """Run what is ready, together where it fits together."""

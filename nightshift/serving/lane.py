@@ -2,7 +2,7 @@
 
 import math
 import time
-from asyncio import Future
+from asyncio import Future, TimerHandle
 from collections import deque
 from typing import NamedTuple
 
@@ -51,6 +51,7 @@ class Lane:
         self.left = 0.0  # when the last one was answered
         self.waiting: deque[Asked] = deque()
         self.will_flush = False  # at the end of this turn, or when the batch has run that runs beside
+        self.giving_back: TimerHandle | None = None  # of what its last big request took of the memory
         self.last = 0  # turn of the loop that had requests
         self.came = self.came_before = 0  # requests of it, and of the one before that had any
 

@@ -6,7 +6,11 @@ import http.client
 import json
 import random
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -110,6 +114,29 @@ def spoil(rng: random.Random, value: object) -> None:
         value[rng.randrange(len(value))] = copy.deepcopy(rng.choice(VALUES))
 
 
+@pytest.mark.parametrize("data", [None, [0.5, 0.25, 0.125, 1.0] * 20_000], ids=["raw", "json"])
+def test_a_big_request_has_its_memory_only_while_it_is_answered(wide: Endpoint, data: list[float] | None) -> None:
+    """Of 20,000 rows, whose layers are of 80 MB each."""
+    assert wide.process
+    process = psutil.Process(wide.process.pid)
+    tensor = {"name": "row", "datatype": "FP32", "shape": [20_000, 4]}
+    raw = np.full((20_000, 4), 0.5, np.float32).tobytes()
+    body = json.dumps({"inputs": [tensor | {"data": data}]}).encode()
+    headers = {}
+    if data is None:
+        head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": len(raw)}}]}).encode()
+        body, headers = head + raw, {"Inference-Header-Content-Length": str(len(head))}
+    resident, most = process.memory_info().rss, 0
+    with ThreadPoolExecutor(1) as beside:
+        asked = beside.submit(httpx.post, f"{wide.url}/v2/models/wide/infer", content=body, headers=headers, timeout=60)
+        while not asked.done():
+            most = max(most, process.memory_info().rss)
+            time.sleep(0.01)
+    assert asked.result().status_code == 200
+    assert most - resident > 80 << 20, "it was no big request"
+    wait_for(lambda: process.memory_info().rss - resident < 30 << 20, 10)
+
+
 @pytest.mark.parametrize("datatype", [name for name in ONNX if name not in ("BOOL", "BYTES")])
 @pytest.mark.parametrize("wrong", [[2], None, True, "3", {}])
 def test_one_wrong_value_among_thousands_is_refused(types, datatype: str, wrong: object) -> None:
@@ -184,10 +211,19 @@ def test_who_stalls_keeps_nobody_out(slow: Endpoint) -> None:
 
 @pytest.fixture(scope="module")
 def slow(served) -> Endpoint:
+    return ordered(served, "slow", layers=200)
+
+
+@pytest.fixture(scope="module")
+def wide(served) -> Endpoint:
+    return ordered(served, "wide", layers=1)
+
+
+def ordered(served, name: str, layers: int) -> Endpoint:
     world, endpoint, _ = served
-    make_slow_release(world.folder / "slow", layers=200)
-    digest = world.registry.publish(world.folder / "slow")
-    world.order(digest, "proven", model="slow")
+    make_slow_release(world.folder / name, layers=layers, model=name)
+    digest = world.registry.publish(world.folder / name)
+    world.order(digest, "proven", model=name)
     endpoint.refresh()
-    endpoint.wait_serving(digest, "slow")
+    endpoint.wait_serving(digest, name)
     return endpoint
