@@ -71,13 +71,18 @@ class LoadedModel:
         self._has_bf16 = bool(self._bf16_inputs or self._bf16_outputs)
         self.can_batch = all(tensor.shape[:1] == (-1,) and min(tensor.shape[1:], default=0) >= 0 for tensor in every)
 
-    def run(self, arrays: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+    def run(
+        self, arrays: dict[str, np.ndarray], names: Sequence[str], options: onnxruntime.RunOptions | None = None
+    ) -> list[np.ndarray]:
         """The outputs of these names, in order.
 
         Raises RequestError 400 when the program cannot run on the inputs, 503 when there is no memory for it now.
         """
         try:
-            results = self._run(names, arrays)
+            if self._has_bf16:
+                results = bf16.run(self._session, names, arrays, self._bf16_inputs, self._bf16_outputs, options)
+            else:
+                results = self._session.run(names, arrays, options)
         except Exception as error:
             if _is_starved(error):
                 raise ask_again(f"there is no memory to run {self.name} on these inputs now; ask again") from error
@@ -90,15 +95,8 @@ class LoadedModel:
         """What bigger runs took of the memory: ONNX Runtime keeps it until a run that is told so ends."""
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._run(list(self.outputs), self._small, options)
+        self.run(self._small, list(self.outputs), options)
         memory.give_back()
-
-    def _run(
-        self, names: Sequence[str], arrays: dict[str, np.ndarray], options: onnxruntime.RunOptions | None = None
-    ) -> Sequence[Any]:
-        if self._has_bf16:
-            return bf16.run(self._session, names, arrays, self._bf16_inputs, self._bf16_outputs, options)
-        return self._session.run(names, arrays, options)
 
     def answer(self, inputs: Any) -> list[dict[str, Any]]:
         """The output tensors, in JSON's words, for input tensors in JSON's words. Raises RequestError."""

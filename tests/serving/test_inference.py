@@ -81,13 +81,18 @@ class Gated(LoadedModel):
         self.gate = threading.Event()
         self.ran: list[tuple[bool, int]] = []
 
-    def run(self, arrays: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+    def run(
+        self,
+        arrays: dict[str, np.ndarray],
+        names: Sequence[str],
+        options: onnxruntime.RunOptions | None = None,
+    ) -> list[np.ndarray]:
         in_thread = threading.current_thread() is not threading.main_thread()
         self.ran.append((in_thread, len(arrays["image"])))
         assert not in_thread or self.gate.wait(20)
         if (arrays["image"] == 13).any():
             raise RequestError(400, "an image of 13")
-        return super().run(arrays, names)
+        return super().run(arrays, names, options)
 
 
 def test_a_long_batch_runs_beside_the_event_loop_and_who_comes_meanwhile_is_the_next(model: LoadedModel):
