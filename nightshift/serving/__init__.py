@@ -3,7 +3,7 @@
 tensors       the protocol's tensors to numpy, every value checked; binary: as raw bytes; json_reader: out of JSON
 protocol      an inference request's body to arrays, and arrays to an answer; grpc_tensors: of gRPC messages;
               forms: what is remembered of requests that clients repeat
-model         one loaded release: verified, warmed, its golden requests answered
+model         one loaded release: verified, warmed, its golden requests answered; memory: given back to the system
 engine        the models that serve now: champion, canary, pinned
 inference     from an admitted request to results: what waits is bounded in time, what waits together runs together;
               lane: the requests of one model; turn: of the event loop
@@ -16,6 +16,7 @@ front         what REST and gRPC have in common
 rest          method, path and body to an answer, bodies within their limits; knows nothing of a server
 people        pictures, texts and rows to tensors, and answers to labels; openapi and site: the pages
 grpc_server   the protocol over gRPC, on its own port; grpc_metadata: what a call says beside its message
-http1         HTTP/1.1 between llhttp and uvloop, within limits; http2: between zttp and uvloop, for gRPC
+http1         HTTP/1.1 between llhttp and uvloop, within limits; exchange: the requests that it hands on, and answers;
+              http2: between zttp and uvloop, for gRPC
 listener      who comes, over either; steps: coroutines without tasks; server: the process around it all
 """

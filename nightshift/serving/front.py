@@ -13,12 +13,12 @@ from nightshift.serving.door import Door
 from nightshift.serving.engine import Engine
 from nightshift.serving.follow import Follower
 from nightshift.serving.guard import Guard
+from nightshift.serving.hosts import Header
 from nightshift.serving.inference import Inference
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.statistics import Statistics
 from nightshift.serving.tensors import RequestError, ask_again
 
-Header = Callable[[str], str | None]
 EXTENSIONS = [
     "binary_tensor_data",
     "classification",

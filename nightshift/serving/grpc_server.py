@@ -19,7 +19,8 @@ from nightshift.serving import inference_pb2 as messages
 from nightshift.serving.bodies import BODY_TIMEOUT_S, MAX_BODY
 from nightshift.serving.call import Call
 from nightshift.serving.door import TOO_MUCH
-from nightshift.serving.front import Front, Header, failed
+from nightshift.serving.front import Front, failed
+from nightshift.serving.hosts import Header
 from nightshift.serving.http2 import Stream
 from nightshift.serving.request_ids import request_id
 from nightshift.serving.tensors import MANY, RequestError, ask_again

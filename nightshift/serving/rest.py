@@ -14,8 +14,8 @@ from nightshift.releases.manifest import Manifest
 from nightshift.serving import bodies, openapi, people, protocol, site
 from nightshift.serving.bodies import Body
 from nightshift.serving.call import Call
+from nightshift.serving.exchange import Answer, Request
 from nightshift.serving.front import Front, failed
-from nightshift.serving.http1 import Answer, Request
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.request_ids import request_id
 from nightshift.serving.tensors import MANY, RequestError

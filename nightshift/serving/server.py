@@ -24,9 +24,9 @@ from nightshift.serving import http1, logs, processes
 from nightshift.serving.awake import Awake
 from nightshift.serving.door import TOO_MUCH, Door
 from nightshift.serving.engine import Engine
+from nightshift.serving.exchange import Answer, Handler, Request
 from nightshift.serving.follow import Follower
 from nightshift.serving.front import Front
-from nightshift.serving.http1 import Answer, Handler, Request
 from nightshift.serving.inference import Inference
 from nightshift.serving.listener import Listener
 from nightshift.serving.logs import AccessLog

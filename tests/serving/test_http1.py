@@ -12,7 +12,7 @@ import pytest
 from nightshift.serving import bodies, http1, listener
 from nightshift.serving.bodies import Room
 from nightshift.serving.call import Call
-from nightshift.serving.http1 import Answer, Request
+from nightshift.serving.exchange import Answer, Request
 from nightshift.serving.listener import Listener
 from nightshift.serving.tensors import RequestError
 from tests.serving import wire

@@ -14,7 +14,7 @@ import uvloop
 
 from nightshift.serving import http1, http2
 from nightshift.serving import inference_pb2 as messages
-from nightshift.serving.http1 import Answer, Request
+from nightshift.serving.exchange import Answer, Request
 from nightshift.serving.listener import Listener
 
 folder, port, grpc_port, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(os.environ["PROCESSES"])
