@@ -8,7 +8,7 @@ import typer
 from nightshift.cli.connect import RegistryOption, connect
 from nightshift.cli.order import demand, order
 from nightshift.errors import NightshiftError
-from nightshift.releases.ledger import Canary
+from nightshift.releases.ledger import SLOWER, Canary
 from nightshift.releases.signing import own_key
 
 
@@ -25,7 +25,7 @@ def promote(
     times: Annotated[float, typer.Option(min=1.1, help="How many times slower it may be, or an answer rarer.")] = 2,
     slower: Annotated[
         float, typer.Option(min=1, help="How many times as long as the champion its golden requests may take.")
-    ] = 10,
+    ] = SLOWER,
     registry: RegistryOption = None,
     json: Annotated[bool, typer.Option("--json", help="One object instead of text.")] = False,
 ) -> None:

@@ -18,7 +18,7 @@ from nightshift.engine.settings import as_deployer, setting
 from nightshift.errors import NightshiftError
 from nightshift.releases import signing
 from nightshift.releases.errors import ReleaseUnknown
-from nightshift.releases.ledger import Canary, Ledger
+from nightshift.releases.ledger import SLOWER, Canary, Ledger
 from nightshift.releases.promotion import promote
 from nightshift.releases.registry import Registry
 from nightshift.releases.store import open_store
@@ -112,7 +112,7 @@ def _deploy(model: str, journal: Journal, base: dict[str, Any]) -> dict[str, Any
         deadline_s=settings["deploy"]["timeout_seconds"],
         fence=decision["opponent"],
         canary=Canary(**trial) if (trial := settings["deploy"].get("canary")) else None,
-        slower=settings["deploy"].get("slower", 10.0),
+        slower=settings["deploy"].get("slower", SLOWER),
         key=signing.own_key(os.environ),
         unsigned=unsigned,
         say=say,

@@ -25,6 +25,8 @@ from nightshift.releases.errors import ReleaseCorrupt
 from nightshift.releases.manifest import Name, Sha256
 from nightshift.releases.store import Store
 
+SLOWER = 10.0  # times as long as the champion's that golden requests may take, unless somebody says otherwise
+
 
 class Canary(BaseModel):
     """How a release is tried beside the champion before it may take its place.
