@@ -8,7 +8,8 @@ used is known to nobody else.
 import contextlib
 import gc
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from nightshift.serving.tensors import RequestError
 
 _SHORT = 2_000  # bytes below which the plain parser is as fast
 _KEPT = 1 << 20  # bytes; a parser keeps several times its longest document, so one that read a longer one goes
+_PART = 1 << 18  # bytes of a longer list of numbers that are read at once: 0.6 ms
 _KINDS = {int: "id", float: "d"}  # simdjson's, of a first number: what begins with a whole one may hold fractions
 _local = threading.local()  # a parser keeps its buffers, and serves one document at a time
 
@@ -58,17 +60,48 @@ def numbers(text: bytes, start: int, end: int, shape: Sequence[int]) -> np.ndarr
     is_flat = text.find(b"[", start + 1, end) < 0
     if not is_flat and len(shape) < 2:
         return None
-    parser, piece = _parser(), memoryview(text)[start:end]
+    if end - start <= _KEPT:
+        return _list_of_numbers(memoryview(text)[start:end], shape, is_flat)
+    arrays = []
+    for part in _parts(text, start, end, None if is_flat else b"[" * (len(shape) - 1)):
+        array = _list_of_numbers(part, (None, *shape[1:]), is_flat)
+        if array is None:
+            return None
+        arrays.append(array)
+        time.sleep(0)  # whoever waits for Python's lock, which the parser holds, gets it now and not after all parts
+    found = np.concatenate(arrays)
+    return found if is_flat or len(found) == shape[0] else None
+
+
+def _parts(text: bytes, start: int, end: int, opening: bytes | None) -> Iterator[bytes]:
+    """The list that stands there, as lists of some of its items: numbers, or lists that begin with ``opening``."""
+    at = start + 1
+    while True:
+        if opening is None:
+            comma = text.find(b",", at + _PART, end)
+        else:
+            item = text.find(opening, at + _PART, end)
+            comma = text.rfind(b",", at, item) if item >= 0 else -1
+        if comma < 0:
+            yield b"[" + text[at:end]
+            return
+        yield b"[" + text[at:comma] + b"]"
+        at = comma + 1
+
+
+def _list_of_numbers(text: bytes | memoryview, shape: Sequence[int | None], is_flat: bool) -> np.ndarray | None:
+    """Of one document. Where the first of ``shape`` is None, the list may be of any length."""
+    parser = _parser()
     try:
-        value = parser.parse(piece)
-        found, lists = _numbers(value, shape)
+        value = parser.parse(text)
+        found, lists = _numbers(value, shape if shape[:1] != (None,) else (len(value), *shape[1:]))
     except (ValueError, RuntimeError, UnicodeDecodeError):
         return None
     finally:
         value = None  # a living element would block the parser
-    if end - start <= _KEPT:
+    if len(text) <= _KEPT:
         _local.parser = parser
-    return found if isinstance(found, np.ndarray) and lists == (1 if is_flat else _lists(piece)) else None
+    return found if isinstance(found, np.ndarray) and lists == (1 if is_flat else _lists(text)) else None
 
 
 def _parser() -> Any:

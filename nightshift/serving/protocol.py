@@ -19,7 +19,6 @@ from nightshift.serving.tensors import Described, RequestError, quoted
 _MAX_TIMEOUT_US = 1 << 53
 _BIG = 1 << 20  # bytes of a body that is not kept while its answer is waited for
 _ID_FIRST = re.compile(rb'\{\s*"id"\s*:\s*"([A-Za-z0-9._:-]{1,100})"\s*,\s*')
-_NO_NUMBER = re.compile(rb'["}]')  # what follows a list of numbers in an object
 
 
 class Wanted(NamedTuple):
@@ -136,8 +135,9 @@ def _keep(before: bytes, start: int, body: bytes, form: Form, model: LoadedModel
     """
     is_raw = all(one.size is not None for one in form.inputs)
     if not is_raw:
-        beyond = _NO_NUMBER.search(body, start)
-        end = body.rfind(b"]", 0, beyond.start() if beyond else 0) + 1
+        # What follows a list of numbers in an object; a pattern for both takes forty times as long.
+        beyond = [at for at in (body.find(b'"', start), body.find(b"}", start)) if at >= 0]
+        end = body.rfind(b"]", 0, min(beyond, default=0)) + 1
         after = body[end:]
         if len(form.inputs) > 1 or len(after) > LONGEST:
             return
