@@ -17,6 +17,7 @@ _BESIDE_S = 0.001  # a batch's cost from which on it is worth to wake a thread f
 _TURN_S = 0.005  # the most that one batch may take
 _MAX_BATCH = 32  # items; more wins nothing
 _FADE = 0.99  # of the crowd, at each batch
+_DOUBTFUL = 1.2  # times the cost
 _FORGET = 0.1  # weight of the newest cost in the running mean
 _FORGET_TURN = 0.01  # of the newest turn: a batch's requests end together, so most turns are short and a few long
 
@@ -44,6 +45,9 @@ class Lane:
 
     def __init__(self, model: LoadedModel, threads: int):
         self.cost = max(model.seconds, 1e-5)
+        self.in_doubt = (
+            True  # whether the next run alone is weighed: by a call of the system, which is 1 % of a small one
+        )
         self.threads = threads
         self.forget_turn()
         self.inside = 0  # admitted and not yet answered
@@ -94,8 +98,14 @@ class Lane:
         """Back to what the model alone costs, as if every thread had work."""
         self.turn = self.cost / (self.threads if self.in_thread(1) else 1)
 
-    def learn(self, items: int, seconds: float) -> None:
-        self.cost += _FORGET * (seconds / max(items, 1) - self.cost)
+    def learn(self, items: int, seconds: float, weighed: bool = True) -> None:
+        """From a run that took so long of a core, or, not ``weighed``, may have taken less: then it is believed if it
+        was cheaper than those before, and if it was much dearer the next one is weighed.
+        """
+        each = seconds / max(items, 1)
+        self.in_doubt = not weighed and each > _DOUBTFUL * self.cost
+        if weighed or each < self.cost:
+            self.cost += _FORGET * (each - self.cost)
 
     def answered(self, since: float, items: int, batch: int) -> None:
         """One request of so many items that was here ``since`` then, and ran in a batch: what passed since it or the

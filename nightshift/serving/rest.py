@@ -15,6 +15,7 @@ from nightshift.serving import bodies, openapi, people, protocol, site
 from nightshift.serving.bodies import Body
 from nightshift.serving.call import Call
 from nightshift.serving.exchange import Answer, Request
+from nightshift.serving.forms import FORMS, remember
 from nightshift.serving.front import Front, failed
 from nightshift.serving.model import LoadedModel
 from nightshift.serving.request_ids import request_id
@@ -38,6 +39,7 @@ class Rest:
         self.watch = watch
         self.about = dict(about)
         self._reader = people.Reader()
+        self._asked: dict[str, tuple[str, str | None]] = {}  # the name and version in paths that were asked to infer
         # One at a time: as Python's objects a document can take 35 times its length.
         self._big = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 
@@ -70,6 +72,9 @@ class Rest:
 
     async def _route(self, request: Request, call: Call) -> Answer:
         method, path, header = request.method, request.path, request.header
+        if method == "POST" and (asked := self._asked.get(path)):
+            call.verb = "infer"
+            return await self._infer(call, self.front.find(call, *asked, header), request)
         if method == "OPTIONS" and self.guard.hosts.cors(header):
             return Answer(204, b"")  # the headers that a page of another origin asks for stand in every answer
         match path.removeprefix("/").split("/"):
@@ -82,6 +87,7 @@ class Rest:
                     return _json(200, {"model_stats": found})
                 model = self.front.find(call, name, version_, header)
                 if verb == "infer":
+                    remember(self._asked, path, (name, version_), FORMS)
                     return await self._infer(call, model, request)
                 if verb == "ready":
                     return _json(200, {"name": model.name, "ready": True})

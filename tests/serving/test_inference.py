@@ -313,3 +313,19 @@ def test_a_program_that_looks_across_its_rows_answers_each_request_alone(tmp_pat
     about = {"model": "toy", "task": "tensors", "input": {"kind": "tensor"}, "lineage": {"opponent": None}}
     digest = manifests.write(folder, manifests.build(folder, signature=signature, verdict="pass", **about))
     assert not load(folder, "toy", digest).can_batch
+
+
+def test_a_run_that_was_not_weighed_makes_no_model_dear(model: LoadedModel):
+    lane = Lane(model, 2)
+    lane.cost = 0.001
+    assert lane.in_doubt
+    lane.learn(1, 0.001)
+    assert not lane.in_doubt
+    lane.learn(2, 0.0022, weighed=False)  # about as long as ever, perhaps because of others
+    assert (lane.cost, lane.in_doubt) == (0.001, False)
+    lane.learn(2, 0.02, weighed=False)
+    assert (lane.cost, lane.in_doubt) == (0.001, True)
+    lane.learn(2, 0.02)
+    assert (lane.cost, lane.in_doubt) == (pytest.approx(0.0019), False)
+    lane.learn(1, 0.0009, weighed=False)
+    assert lane.cost == pytest.approx(0.0018)
