@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nightshift.serving.bodies import Body
+from nightshift.serving.hosts import Header
 from nightshift.serving.tensors import RequestError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Request:
         self.fault = fault
         self.method = method
         self.path = path
-        self.header: Callable[[str], str | None] = headers.get
+        self.header: Header = headers.get
         length = headers.get("content-length")
         self.body = Body(int(length) if length is not None else None)
         self.body.fault = fault

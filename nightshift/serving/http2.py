@@ -17,6 +17,7 @@ from typing import Any
 
 import zttp
 
+from nightshift.serving.hosts import Header
 from nightshift.serving.listener import IDLE_S, UNTAKEN_S, Accepted, Listener
 from nightshift.serving.steps import step
 
@@ -47,7 +48,7 @@ class Stream:
         self.id = request.stream_id
         self.path = request.path.decode("latin-1")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
-        self.header: Callable[[str], str | None] = headers.get
+        self.header: Header = headers.get
         self.ended = request.end_stream  # the body
         self.awaits = False
         self.until = _NEVER

@@ -45,9 +45,7 @@ class Lane:
 
     def __init__(self, model: LoadedModel, threads: int):
         self.cost = max(model.seconds, 1e-5)
-        self.in_doubt = (
-            True  # whether the next run alone is weighed: by a call of the system, which is 1 % of a small one
-        )
+        self.in_doubt = True  # whether the next run alone is weighed, which is a call of the system: 1 % of a small one
         self.threads = threads
         self.forget_turn()
         self.inside = 0  # admitted and not yet answered

@@ -47,10 +47,11 @@ class ReleaseRefused(Exception):
 class LoadedModel:
     """A release that answers. Any number of threads may ask it at once.
 
-    ``inputs`` and ``outputs`` are the tensors of its signature by name. ``seconds`` is what the fastest of its golden
-    requests took of a core. ``can_batch`` says whether requests may run together: every tensor's first dimension is
-    free, and only that, and golden requests are answered together as each is alone. ``forms`` is what ``protocol``
-    remembers of requests that it was asked, by their first bytes, ``grpc_forms`` what ``grpc_tensors`` does.
+    ``inputs`` and ``outputs`` are the tensors of its signature by name. ``small`` is its fastest golden request,
+    ``seconds`` what that took of a core. ``can_batch`` says whether requests may run together: every tensor's first
+    dimension is free, and only that, and golden requests are answered together as each is alone. ``forms`` is what
+    ``protocol`` remembers of requests that it was asked, by their first bytes, ``grpc_forms`` what ``grpc_tensors``
+    does.
     """
 
     def __init__(self, manifest: Manifest, digest: str, session: onnxruntime.InferenceSession):
@@ -62,7 +63,7 @@ class LoadedModel:
         self.forms: dict[bytes, protocol.Form] = {}
         self.grpc_forms: dict[bytes, grpc_tensors.Form] = {}
         self._session = session
-        self._small: dict[str, np.ndarray] = {}  # a golden request: what ``give_back`` runs
+        self.small: dict[str, np.ndarray] = {}
         self.inputs = {tensor.name: tensor for tensor in manifest.signature.inputs}
         self.outputs = {tensor.name: tensor for tensor in manifest.signature.outputs}
         every = (*self.inputs.values(), *self.outputs.values())
@@ -95,7 +96,7 @@ class LoadedModel:
         """What bigger runs took of the memory: ONNX Runtime keeps it until a run that is told so ends."""
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self.run(self._small, list(self.outputs), options)
+        self.run(self.small, list(self.outputs), options)
         memory.give_back()
 
     def answer(self, inputs: Any) -> list[dict[str, Any]]:
@@ -175,7 +176,7 @@ def load(folder: Path, model: str, digest: str) -> LoadedModel:
             raise ReleaseRefused(f"golden request {index + 1} is no request for it: {error.message}") from error
         seconds = time.thread_time() - started
         if not loaded.seconds or seconds < loaded.seconds:  # the first also warms the session
-            loaded.seconds, loaded._small = seconds, tensors.read(case.inputs, loaded.inputs)
+            loaded.seconds, loaded.small = seconds, tensors.read(case.inputs, loaded.inputs)
         wrong = golden.difference(case.outputs, answer, requests.tolerance)
         if wrong:
             raise ReleaseRefused(f"golden request {index + 1} disagrees: {wrong}")

@@ -152,18 +152,19 @@ def test_broken_http2_keeps_nobody_out_and_leaves_nothing_behind(served, channel
     good = Client(channel)
     assert good.call("ModelInfer", **infer()).model_name == "toy"
     resident, files = process.memory_info().rss, process.num_fds()
+    patience = 1 if what == "answers not taken" else 0  # those are right calls, of which a busy machine has too many
     with sending(endpoint.grpc_port, what) as sent:
         wait_for(lambda: sum(sent) > 3, 30)
         until = time.monotonic() + 1
         while time.monotonic() < until:
-            wait_for(lambda: is_answered(good), 1)
+            wait_for(lambda: is_answered(good), patience)
     wait_for(lambda: process.num_fds() <= files, 10)
     assert process.memory_info().rss - resident < 40 << 20
     assert "request failed" not in endpoint.log.read_text()
 
 
 def is_answered(good: Client) -> bool:
-    """False for who is to ask again: some of these floods are of right calls, which a busy machine has too many of."""
+    """False for who is to ask again."""
     try:
         return good.call("ModelInfer", timeout=10, **infer()).model_name == "toy"
     except grpc.RpcError as error:
